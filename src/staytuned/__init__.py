@@ -1,0 +1,1 @@
+"""staytuned keeps a fine-tuned language model good while its data drifts."""

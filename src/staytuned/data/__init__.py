@@ -1,0 +1,1 @@
+"""Rows: reading them, keeping them as batches, and what makes them admissible."""

@@ -1,0 +1,117 @@
+"""Batches: immutable Parquet files named by the hash of their rows, and the manifest of their arrival."""
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+
+from staytuned.data.readers import CORE, Reader, Row
+from staytuned.errors import DataError
+from staytuned.files import replacing, write_text
+from staytuned.params import Columns
+from staytuned.workspace import Workspace
+
+CHUNK = 10_000  # rows in memory at a time
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One line of the manifest."""
+
+    batch: str  # SHA-256 of the rows
+    rows: int
+    file: str  # name of the file that it came from
+    arrived: str  # ISO 8601, UTC
+    decoded: dict[str, int]  # lines that needed another encoding than the first, by encoding
+    problems: int  # rows that could not be read whole
+    readmits: bool  # corrected rows out of the quarantine
+
+
+def manifest(workspace: Workspace) -> list[Batch]:
+    """All batches in the order of their arrival."""
+    if not workspace.manifest.exists():
+        return []
+    return [Batch(**json.loads(line)) for line in workspace.manifest.read_text().splitlines()]
+
+
+def path_of(workspace: Workspace, batch: str) -> Path:
+    """Where a batch's rows are."""
+    return workspace.batches / f"{batch[:16]}.parquet"
+
+
+def add(workspace: Workspace, reader: Reader, readmits: bool = False) -> tuple[Batch, bool]:
+    """Make a batch of the reader's rows; returns it, and False if these very rows were there already.
+
+    Raises:
+        DataError: the file has a header and no rows.
+    """
+    workspace.batches.mkdir(parents=True, exist_ok=True)
+    digest, rows, problems = hashlib.sha256(), 0, 0
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in (*CORE, *reader.columns.keep)])
+    temporary = workspace.var / "incoming.parquet"  # outside the folder, whose hash must not see it
+    with replacing(temporary) as partial:
+        with pyarrow.parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+            for chunk in _chunks(reader.rows()):
+                rows += len(chunk)
+                problems += sum(row["problem"] is not None for row in chunk)
+                digest.update("".join(json.dumps(row, sort_keys=True) + "\n" for row in chunk).encode())
+                writer.write_table(pyarrow.Table.from_pylist(chunk, schema=schema))
+        if not rows:
+            raise DataError(f"{reader.path} has no rows; nothing was ingested")
+    entry = Batch(
+        batch=digest.hexdigest(),
+        rows=rows,
+        file=reader.path.name,
+        arrived=datetime.now(UTC).isoformat(timespec="seconds"),
+        decoded=dict(reader.decoded),
+        problems=problems,
+        readmits=readmits,
+    )
+    known = {batch.batch: batch for batch in manifest(workspace)}
+    if entry.batch in known:
+        temporary.unlink()
+        return known[entry.batch], False
+    temporary.replace(path_of(workspace, entry.batch))
+    lines = [json.dumps(asdict(batch), sort_keys=True) for batch in (*known.values(), entry)]
+    write_text(workspace.manifest, "\n".join(lines) + "\n")
+    return entry, True
+
+
+class Corrected(Reader):
+    """Rows corrected in a copy of the quarantine: our own column names, and the key of the row corrected."""
+
+    def __init__(self, path: Path, keep: list[str]) -> None:
+        columns = Columns(text="text", label="label", id="row", source="source", group="group", keep=["key", *keep])
+        super().__init__(path, columns, ["utf-8"])
+        self.columns = columns.model_copy(update={"keep": keep})
+
+    def _ours(self, values: dict[str, str | None], problem: str | None) -> Row:
+        own = {name: values.get(name) or None for name in ("row", "label", "source", "group")}
+        return super()._ours(values, problem) | own | {"readmits": values.get("key")}
+
+
+def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    while chunk := list(itertools.islice(rows, CHUNK)):
+        yield chunk
+
+
+def check_manifest(workspace: Workspace) -> None:
+    """Every batch in the manifest must be there, and no other.
+
+    Raises:
+        DataError: names what is missing or not known.
+    """
+    named = {path_of(workspace, batch.batch).name for batch in manifest(workspace)}
+    found = set(os.listdir(workspace.batches)) if workspace.batches.is_dir() else set()
+    if named - found:
+        raise DataError(f"{workspace.batches} lacks {sorted(named - found)}; fetch them with `dvc pull`")
+    if found - named:
+        raise DataError(f"{workspace.batches} holds {sorted(found - named)}, which the manifest does not know; "
+                        "add rows with `staytuned ingest`, and move these away")

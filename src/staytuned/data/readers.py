@@ -1,0 +1,182 @@
+"""Files of rows, read as a stream: csv, tsv, jsonl, Parquet. What cannot be read in a row is said in the row."""
+
+import csv
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from staytuned.errors import DataError, MissingError
+from staytuned.params import Columns
+
+CORE = ("row", "text", "label", "source", "group", "problem", "readmits")
+NO_SOURCE = "data"
+Row = dict[str, str | None]
+
+csv.field_size_limit(2**31 - 1)  # a row may be too long to use, but it is counted
+
+
+class Reader:
+    """Rows of one file under our column names; every value is a string or None.
+
+    A row has ``row`` (source + id), ``text``, ``label``, ``source``, ``group`` (source + group), ``problem``
+    (why it could not be read whole), ``readmits`` (key of the quarantined row that it corrects) and the columns
+    in ``columns.keep``. After the rows are drawn, ``decoded`` counts the lines that needed another encoding than
+    the first.
+    """
+
+    def __init__(self, path: Path, columns: Columns, encodings: list[str]) -> None:
+        self.path = path
+        self.columns = columns
+        self.encodings = encodings
+        self.decoded: Counter[str] = Counter()
+
+    def rows(self) -> Iterator[Row]:
+        """Draw the rows.
+
+        Raises:
+            MissingError: there is no such file.
+            DataError: it is empty, cut short, of an unknown kind, or lacks a column.
+        """
+        if not self.path.is_file():
+            raise MissingError(f"there is no file {self.path}; check the path")
+        if self.path.stat().st_size == 0:
+            raise DataError(f"{self.path} is empty; nothing was ingested")
+        kinds = {".csv": self._csv, ".tsv": self._csv, ".jsonl": self._jsonl, ".parquet": self._parquet}
+        read = kinds.get(self.path.suffix.lower())
+        if read is None:
+            raise DataError(f"{self.path} ends with {self.path.suffix!r}; known endings: {', '.join(kinds)}")
+        for values, problem in read():
+            yield self._ours(values, problem)
+
+    def _csv(self) -> Iterator[tuple[dict[str, Any], str | None]]:
+        dialect = "excel-tab" if self.path.suffix.lower() == ".tsv" else "excel"
+        bad: list[int] = []
+        with self.path.open("rb") as handle:
+            lines = csv.reader(self._decode(handle, bad), dialect, strict=True)
+            try:
+                header = next(lines)
+                self._check_columns(header)
+                for fields in lines:
+                    problem = _encoding_problem(bad)
+                    if fields and len(fields) != len(header):
+                        problem = f"{len(fields)} fields where the header has {len(header)}"
+                    if fields:
+                        yield dict(zip(header, fields, strict=False)), problem
+            except csv.Error as error:
+                raise DataError(
+                    f"{self.path}, near line {lines.line_num}: {error}; is the file cut short, or a quote left open?"
+                ) from None
+
+    def _jsonl(self) -> Iterator[tuple[dict[str, Any], str | None]]:
+        bad: list[int] = []
+        checked = False
+        with self.path.open("rb") as handle:
+            for number, line in enumerate(self._decode(handle, bad), 1):
+                if not line.strip():
+                    continue
+                try:
+                    values = json.loads(line)
+                except json.JSONDecodeError as error:
+                    if not line.endswith("\n"):
+                        raise DataError(f"{self.path} is cut short in line {number}: {error.msg}") from None
+                    values, problem = {self.columns.text: line}, f"line {number} is not valid JSON: {error.msg}"
+                else:
+                    problem = _encoding_problem(bad)
+                    if not isinstance(values, dict):
+                        values, problem = {self.columns.text: line}, f"line {number} is no JSON object"
+                    elif not checked:
+                        self._check_columns(list(values))
+                        checked = True
+                yield values, problem
+
+    def _parquet(self) -> Iterator[tuple[dict[str, Any], str | None]]:
+        try:
+            file = pyarrow.parquet.ParquetFile(self.path)
+            self._check_columns(file.schema_arrow.names)
+            for batch in file.iter_batches(batch_size=10_000, columns=self._theirs(file.schema_arrow.names)):
+                for values in batch.to_pylist():
+                    yield values, None
+        except pyarrow.ArrowException as error:
+            raise DataError(f"{self.path} is no whole Parquet file: {error}") from None
+
+    def _decode(self, lines: Iterable[bytes], bad: list[int]) -> Iterator[str]:
+        """Lines as text; the numbers of those that no encoding fits go to ``bad``."""
+        for number, line in enumerate(lines, 1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            for encoding in self.encodings:
+                try:
+                    text = line.decode(encoding)
+                except UnicodeDecodeError:
+                    continue
+                if encoding != self.encodings[0]:
+                    self.decoded[encoding] += 1
+                yield text
+                break
+            else:
+                bad.append(number)
+                yield line.decode(self.encodings[0], errors="replace")
+
+    def _theirs(self, present: list[str]) -> list[str]:
+        named = [getattr(self.columns, name) for name in ("text", "label", "id", "source", "group")]
+        return [name for name in dict.fromkeys([*named, *self.columns.keep]) if name in present]
+
+    def _check_columns(self, present: list[str]) -> None:
+        named = self.columns.model_dump(exclude={"keep"})
+        missing = [f"ingest.columns.{ours}: {theirs}" for ours, theirs in named.items() if theirs and theirs not in present]
+        missing += [f"ingest.columns.keep: {name}" for name in self.columns.keep if name not in present]
+        if missing:
+            raise DataError(
+                f"{self.path} lacks {', '.join(missing)}; it has {', '.join(map(repr, present))}; "
+                "map the columns in params.yaml, with null for those that the data has not"
+            )
+
+    def _ours(self, values: dict[str, Any], problem: str | None) -> Row:
+        def value(theirs: str | None) -> str | None:
+            found = values.get(theirs) if theirs else None
+            return None if found is None else str(found)
+
+        columns = self.columns
+        source = value(columns.source) or NO_SOURCE
+        text, label, group = value(columns.text), value(columns.label), value(columns.group)
+        if text is not None and not text.isascii():
+            text, problem = _whole(text, problem)
+        identity = value(columns.id) if columns.id else _content_id(text, label)
+        row: Row = {
+            "row": f"{source}:{identity}" if identity else None,
+            "text": text,
+            "label": label,
+            "source": source,
+            "group": f"{source}:{group}" if group else None,
+            "problem": problem,
+            "readmits": None,
+        }
+        return row | {name: value(name) for name in columns.keep}
+
+
+def _encoding_problem(bad: list[int]) -> str | None:
+    if not bad:
+        return None
+    numbers = ", ".join(map(str, bad))
+    bad.clear()
+    return f"line {numbers} holds bytes of no listed encoding"
+
+
+def _whole(text: str, problem: str | None) -> tuple[str, str | None]:
+    """Half of a surrogate pair, as JSON can smuggle in, cannot be stored: replace it and say so."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="replace").decode(), problem or "half of a surrogate pair in the text"
+    return text, problem
+
+
+def _content_id(text: str | None, label: str | None) -> str:
+    """An id for data without one: equal rows get equal ids, and the second is a duplicate."""
+    return hashlib.blake2b(json.dumps([text, label]).encode(), digest_size=10).hexdigest()

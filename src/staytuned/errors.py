@@ -1,0 +1,93 @@
+"""What can go wrong, and the exit status that tells it.
+
+    StaytunedError                  1
+    ├── ParamsError                78   params.yaml is wrong; nothing was started
+    ├── DataError                  65   rows that cannot be used
+    │   └── BudgetError            65   more bad rows than validate.quarantine_budget allows
+    ├── MissingError               66   an input, a base model or a champion that is not there
+    ├── RegistryError              69   the registry does not answer, or disagrees with the ledger
+    ├── TrainingError              70   the loss is no longer a number
+    ├── StorageError               74   the disk is full or cannot be written
+    ├── BusyError                  75   another run holds the workspace; trying again may work
+    ├── GateError                   4   the gate blocked the candidate; the champion stays
+    └── StageError                      a stage ended; carries the stage's own exit status
+
+The numbers are those of sysexits.h where it has one. 130 is Ctrl-C.
+"""
+
+import errno
+
+
+class StaytunedError(Exception):
+    """Base of all; its text says what happened, with which value, and what to do next."""
+
+    exit_status = 1
+
+
+class ParamsError(StaytunedError):
+    """params.yaml holds an unknown key, a wrong type or a contradiction."""
+
+    exit_status = 78
+
+
+class DataError(StaytunedError):
+    """Rows or files that cannot be used as they are."""
+
+    exit_status = 65
+
+
+class BudgetError(DataError):
+    """The share of quarantined rows is above the budget."""
+
+
+class MissingError(StaytunedError):
+    """Something that is needed is not there."""
+
+    exit_status = 66
+
+
+class RegistryError(StaytunedError):
+    """The model registry does not answer, or does not agree with the ledger."""
+
+    exit_status = 69
+
+
+class TrainingError(StaytunedError):
+    """Training cannot go on: the loss is not finite."""
+
+    exit_status = 70
+
+
+class StorageError(StaytunedError):
+    """Writing failed: a full disk, a read-only folder."""
+
+    exit_status = 74
+
+
+class BusyError(StaytunedError):
+    """Another run holds the workspace."""
+
+    exit_status = 75
+
+
+class GateError(StaytunedError):
+    """The gate blocked the candidate."""
+
+    exit_status = 4
+
+
+class StageError(StaytunedError):
+    """A stage ended with ``exit_status``; it has printed its own error already."""
+
+    def __init__(self, stage: str, exit_status: int) -> None:
+        super().__init__(f"stage {stage!r} ended with status {exit_status}; its message is above")
+        self.stage = stage
+        self.exit_status = exit_status
+
+
+def from_os_error(error: OSError) -> StorageError:
+    """The same failure, with what to do about it."""
+    where = f" at {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(f"the disk is full{where}; free some space, then run the same command again")
+    return StorageError(f"{error.strerror or error}{where}; mend that, then run the same command again")

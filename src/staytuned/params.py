@@ -1,0 +1,269 @@
+"""params.yaml as one frozen, typed object. Every error is reported at once, before any work."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from staytuned.errors import MissingError, ParamsError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: no unknown key, no silent conversion, no change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class RatingLabels(Section):
+    """Three labels made from a number: the first below one bound, the last above the other."""
+
+    column: Name
+    negative_below: float
+    positive_above: float
+
+    @field_validator("positive_above")
+    @classmethod
+    def _ordered(cls, value: float, info: ValidationInfo) -> float:
+        below = info.data.get("negative_below")
+        if below is not None and value < below:
+            raise ValueError(
+                f"is {value}, under task.label_from_rating.negative_below, which is {below}; "
+                "one of the two must change"
+            )
+        return value
+
+
+class Task(Section):
+    """What is learned."""
+
+    name: Literal["text-classification"]
+    labels: Annotated[list[Name], Field(min_length=2)]
+    label_from_rating: RatingLabels | None
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, value: list[str]) -> list[str]:
+        repeated = sorted({label for label in value if value.count(label) > 1})
+        if repeated:
+            raise ValueError(f"repeats {repeated}; each label is named once")
+        return value
+
+    @field_validator("label_from_rating")
+    @classmethod
+    def _three(cls, value: RatingLabels | None, info: ValidationInfo) -> RatingLabels | None:
+        labels = info.data.get("labels")
+        if value and labels and len(labels) != 3:
+            raise ValueError(f"needs three labels, but task.labels has {len(labels)}; one of the two must change")
+        return value
+
+
+class Model(Section):
+    """The base model."""
+
+    base: Name
+    folders: list[Name]
+
+
+class Columns(Section):
+    """Our columns by the names they have in the user's files."""
+
+    text: Name
+    label: Name | None
+    id: Name | None
+    source: Name | None
+    group: Name | None
+    keep: list[Name]
+
+    @field_validator("keep")
+    @classmethod
+    def _free(cls, value: list[str]) -> list[str]:
+        taken = sorted(set(value) & {"row", "text", "label", "source", "group", "problem", "batch", "reasons"})
+        if taken:
+            raise ValueError(f"holds {taken}, which staytuned uses itself; rename them in the data")
+        return value
+
+
+class Ingest(Section):
+    """How files become batches."""
+
+    example: Literal["product", "film", "tweet", "editorial"] | None
+    encodings: Annotated[list[Name], Field(min_length=1)]
+    columns: Columns
+
+    @field_validator("encodings")
+    @classmethod
+    def _known(cls, value: list[str]) -> list[str]:
+        for encoding in value:
+            try:
+                b"".decode(encoding)
+            except LookupError:
+                raise ValueError(f"holds {encoding!r}, which Python does not know; utf-8 is one it does") from None
+        return value
+
+
+class Validate(Section):
+    """Which rows may be used."""
+
+    max_characters: Count
+    quarantine_budget: Share
+    chunk_rows: Count
+
+
+class Split(Section):
+    """Which rows train, stop the training, and judge."""
+
+    salt: Annotated[int, Field(ge=0)]
+    validation: Annotated[float, Field(gt=0, lt=1)]
+    test: Annotated[float, Field(gt=0, lt=1)]
+    near_duplicate: Annotated[float, Field(gt=0, le=1)]
+
+    @field_validator("test")
+    @classmethod
+    def _leaves_train(cls, value: float, info: ValidationInfo) -> float:
+        validation = info.data.get("validation")
+        if validation is not None and validation + value >= 1:
+            raise ValueError(
+                f"and split.validation make {validation + value:g} together, which leaves no row to train on; "
+                "lower one of the two"
+            )
+        return value
+
+
+class Encode(Section):
+    """Text to token ids."""
+
+    max_tokens: Annotated[int, Field(ge=4)]
+
+
+class Train(Section):
+    """Fine-tuning."""
+
+    seed: Annotated[int, Field(ge=0)]
+    threads: Count
+    device: Literal["auto", "cpu", "cuda"]
+    epochs: Count
+    batch_size: Count
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup: Share
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    clip: Positive
+    evaluations_per_epoch: Count
+    patience: Count
+
+
+class Evaluate(Section):
+    """How candidate and champion are compared."""
+
+    bootstrap: Annotated[int, Field(ge=100)]
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Gate(Section):
+    """What a champion must show."""
+
+    min_accuracy: Share
+    min_macro_f1: Share
+    min_gain: float
+    max_calibration_error: Share
+    margin: Share
+    min_test_rows: Count
+
+
+class Registry(Section):
+    """Where versions are kept."""
+
+    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    tracking_uri: Name | None
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    task: Task
+    model: Model
+    ingest: Ingest
+    validate_: Annotated[Validate, Field(alias="validate")]
+    split: Split
+    encode: Encode
+    train: Train
+    evaluate: Evaluate
+    gate: Gate
+    registry: Registry
+
+    @field_validator("ingest")
+    @classmethod
+    def _label_once(cls, value: Ingest, info: ValidationInfo) -> Ingest:
+        task = info.data.get("task")
+        if task and (value.columns.label is None) == (task.label_from_rating is None):
+            both = "are both set" if value.columns.label else "are both null"
+            raise ValueError(
+                f"(its columns.label) and task.label_from_rating {both}; a label has one origin, so set exactly one"
+            )
+        rating = task.label_from_rating if task else None
+        if rating and rating.column not in value.columns.keep:
+            raise ValueError(
+                f"(its columns.keep) lacks {rating.column!r}, which task.label_from_rating.column names; "
+                "add it there, or name another column"
+            )
+        return value
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and check ``path``.
+
+        Raises:
+            MissingError: there is no such file.
+            ParamsError: with every error in the file, a line each.
+        """
+        if not path.is_file():
+            raise MissingError(f"{path} is missing; `staytuned init DIR` writes one to start from")
+        try:  # YAML 1.2, as DVC reads it: 5e-05 is a number there
+            raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        except (YAMLError, UnicodeDecodeError) as error:
+            raise ParamsError(f"{path} is not valid YAML: {error}") from None
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            lines = [_say(cls, item) for item in error.errors()]
+            raise ParamsError(f"{path} has {len(lines)} error(s):\n" + "\n".join(lines)) from None
+
+    def section(self, name: str) -> dict[str, Any]:
+        """One section as plain values, for records."""
+        value: dict[str, Any] = json.loads(self.model_dump_json(by_alias=True))[name]
+        return value
+
+
+def _say(model: type[BaseModel], item: Any) -> str:
+    """One pydantic error in words: the key, what is wrong, what would be right."""
+    key = ".".join(str(part) for part in item["loc"]) or "the file"
+    if item["type"] == "extra_forbidden":
+        known = _keys_beside(model, item["loc"])
+        close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+        return f"  {key}: unknown key; {hint}"
+    if item["type"] == "missing":
+        return f"  {key}: is missing; add it"
+    if item["type"] == "value_error":
+        return f"  {key}: {item['ctx']['error']}"
+    return f"  {key}: is {item['input']!r}; {item['msg'].removeprefix('Input ')}"
+
+
+def _keys_beside(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
+    """The keys that the section around ``path`` knows."""
+    for part in path[:-1]:
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        annotation = fields[str(part)].annotation
+        options = getattr(annotation, "__args__", (annotation,))
+        model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+    return [field.alias or name for name, field in model.model_fields.items()]

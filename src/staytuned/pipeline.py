@@ -1,0 +1,109 @@
+"""DVC as this project uses it: the stage graph, what is stale, one stage run, pointers, the remote."""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from staytuned.errors import BusyError, DataError, RegistryError, StageError
+from staytuned.workspace import Workspace
+
+DRIVER = "STAYTUNED_DRIVER"  # environment variable: the process that a stage must not outlive
+os.environ["DVC_NO_ANALYTICS"] = "1"
+
+
+@contextmanager
+def opened(workspace: Workspace) -> Iterator[Any]:
+    """The workspace's DVC repository. Outside git, DVC is told so in its local, unversioned settings."""
+    from dvc.repo import Repo
+
+    local = workspace.root / ".dvc" / "config.local"
+    inside_git = any((folder / ".git").exists() for folder in (workspace.root, *workspace.root.parents))
+    text = local.read_text() if local.exists() else ""
+    if inside_git and "no_scm = true" in text:
+        local.write_text(text.replace("no_scm = true", "no_scm = false"))
+    elif not inside_git and "no_scm = true" not in text:
+        if "no_scm = false" in text:
+            local.write_text(text.replace("no_scm = false", "no_scm = true"))
+        else:
+            local.write_text(text + "[core]\n    no_scm = true\n")
+    logging.getLogger("dvc").setLevel(logging.ERROR)
+    repo = Repo(str(workspace.root))
+    try:
+        yield repo
+    finally:
+        repo.close()
+
+
+def stage_order(workspace: Workspace) -> list[str]:
+    """Names of the stages of dvc.yaml, each after those it depends on."""
+    import networkx
+    from dvc.stage import PipelineStage
+
+    with opened(workspace) as repo:
+        order = list(networkx.lexicographical_topological_sort(repo.index.graph.reverse(), key=_address))
+    return [stage.name for stage in order if isinstance(stage, PipelineStage)]
+
+
+def _address(stage: Any) -> str:
+    return str(stage.addressing)
+
+
+def stale(workspace: Workspace) -> list[str]:
+    """Addresses of the stages and data pointers that do not agree with dvc.lock; empty when all is clean."""
+    with opened(workspace) as repo:
+        return sorted(repo.status())
+
+
+def run_stage(workspace: Workspace, name: str) -> bool:
+    """Run one stage of dvc.yaml if its inputs changed; True if it ran or was restored, False if it was clean.
+
+    Raises:
+        StageError: the stage's command failed; carries its exit status.
+        BusyError: another DVC process holds the workspace.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+
+    # `python` in dvc.yaml is the interpreter that runs this.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    os.environ[DRIVER] = str(os.getpid())
+    with opened(workspace) as repo:
+        try:
+            return bool(repo.reproduce(name, single_item=True))
+        except LockError as error:
+            raise BusyError(f"DVC is at work in {workspace.root}: {error}; try again when it ends") from error
+        except DvcException as error:
+            cause = error.__cause__ or error
+            status = re.search(r"exited with (-?\d+)", str(cause))
+            if status is None:
+                raise DataError(f"stage {name!r} could not run: {cause}") from error
+            raise StageError(name, int(status[1])) from error
+
+
+def track(workspace: Workspace, *paths: Path) -> None:
+    """Point DVC at folders of data (``PATH.dvc``) and, inside git, stage the pointers; nothing is committed."""
+    with opened(workspace) as repo:
+        for path in paths:
+            repo.add(str(path))
+        if repo.scm.__class__.__name__ == "Git":
+            repo.scm.add([str(workspace.manifest)])
+
+
+def push(workspace: Workspace) -> int:
+    """Copy all data, and what the stages made of it, to the DVC remote; the number of files copied.
+
+    Raises:
+        RegistryError: the remote cannot be written.
+    """
+    with opened(workspace) as repo:
+        try:
+            return int(repo.push())
+        except Exception as error:  # DVC lets the storage's own errors through
+            raise RegistryError(
+                f"the DVC remote could not be written: {error}; check `dvc remote list`, then run again"
+            ) from error

@@ -1,0 +1,1 @@
+"""The effectful end: gate, ledger, versions and lineage."""

@@ -1,0 +1,1 @@
+"""The pure middle: one file a stage, files in, files out."""

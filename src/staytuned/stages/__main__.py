@@ -1,0 +1,45 @@
+"""``python -m staytuned.stages NAME``: run one stage on the workspace that holds the working directory."""
+
+import ctypes
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+from staytuned.errors import StaytunedError, from_os_error
+from staytuned.params import Params
+from staytuned.pipeline import DRIVER
+from staytuned.workspace import Workspace
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when its driver dies, so that nobody writes unattended."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    driver = os.environ.get(DRIVER)
+    if driver and not Path(f"/proc/{driver}").exists():
+        sys.exit(1)  # it died before it could be watched
+
+
+def main() -> int:
+    """Run the stage; the exit status is that of staytuned.errors."""
+    die_with_parent()
+    try:
+        workspace = Workspace.find()
+        params = Params.read(workspace.params)
+        importlib.import_module(f"staytuned.stages.{sys.argv[1]}").run(workspace, params)
+    except StaytunedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except OSError as error:
+        print(f"error: {from_os_error(error)}", file=sys.stderr)
+        return from_os_error(error).exit_status
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

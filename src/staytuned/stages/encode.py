@@ -1,0 +1,84 @@
+"""Encode: text to token ids by the base model's own tokenizer, into one Arrow file a side."""
+
+from contextlib import ExitStack
+
+import numpy
+import pyarrow
+import pyarrow.parquet
+from tokenizers import Tokenizer
+
+from staytuned.data.groups import TEST, TRAIN, VALIDATION
+from staytuned.files import replacing, write_json
+from staytuned.models import find_base, fingerprint
+from staytuned.params import Params
+from staytuned.progress import track
+from staytuned.workspace import Workspace
+
+SCHEMA = pyarrow.schema(
+    {
+        "row": pyarrow.string(),
+        "group": pyarrow.string(),
+        "source": pyarrow.string(),
+        "label": pyarrow.int16(),
+        "input_ids": pyarrow.list_(pyarrow.int32()),
+    }
+)
+CHUNK = 5_000  # rows in memory at a time
+SIDES = (TRAIN, VALIDATION, TEST)
+
+
+def run(workspace: Workspace, params: Params) -> None:
+    """Write the encoded rows and report rows, tokens and truncations of each side.
+
+    Raises:
+        MissingError: the base model is nowhere to be found.
+    """
+    base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(params.encode.max_tokens)
+    classes = {label: number for number, label in enumerate(params.task.labels)}
+    accepted = pyarrow.parquet.ParquetFile(workspace.accepted)
+    sides = pyarrow.parquet.read_table(workspace.split, columns=["group", "side"])
+    counts = {side: dict.fromkeys(("rows", "tokens", "truncated"), 0) for side in SIDES}
+    with ExitStack() as stack:
+        writers = {}
+        for side in SIDES:
+            temporary = stack.enter_context(replacing(workspace.encoded / f"{side}.arrow"))
+            writers[side] = stack.enter_context(pyarrow.ipc.new_stream(str(temporary), SCHEMA))
+        start, total = 0, accepted.metadata.num_rows
+        batches = accepted.iter_batches(CHUNK, columns=["row", "text", "source", "label"])
+        for rows in track(batches, -(-total // CHUNK), "encoding"):
+            placed = sides.slice(start, len(rows))
+            start += len(rows)
+            ids, truncated = _tokenize(tokenizer, rows["text"].to_pylist(), params.encode.max_tokens)
+            labels = pyarrow.array([classes[label] for label in rows["label"].to_pylist()], pyarrow.int16())
+            group = placed["group"].combine_chunks()
+            encoded = pyarrow.record_batch([rows["row"], group, rows["source"], labels, ids], SCHEMA)
+            side_of_row = placed["side"].to_numpy()
+            for side in SIDES:
+                here = side_of_row == side
+                kept = encoded.filter(pyarrow.array(here))
+                writers[side].write_batch(kept)
+                counts[side]["rows"] += len(kept)
+                counts[side]["tokens"] += len(kept["input_ids"].flatten())
+                counts[side]["truncated"] += int(truncated[here].sum())
+    report = {
+        "base": {"name": params.model.base, "sha256": fingerprint(base)},
+        "max_tokens": params.encode.max_tokens,
+        "sides": counts,
+    }
+    write_json(workspace.reports / "encoding.json", report)
+
+
+def _tokenize(tokenizer: Tokenizer, texts: list[str], limit: int) -> tuple[pyarrow.Array, numpy.ndarray]:
+    """Token ids as a list array, and which texts did not fit."""
+    encodings = tokenizer.encode_batch_fast(texts)
+    ids = [encoding.ids for encoding in encodings]
+    lengths = numpy.fromiter(map(len, ids), numpy.int32, len(ids))
+    full = numpy.flatnonzero(lengths == limit)
+    truncated = numpy.zeros(len(ids), bool)
+    truncated[full] = [bool(encodings[place].overflowing) for place in full]
+    offsets = numpy.concatenate([[0], lengths.cumsum()]).astype(numpy.int32)
+    flat = numpy.fromiter((token for row in ids for token in row), numpy.int32, int(offsets[-1]))
+    return pyarrow.ListArray.from_arrays(pyarrow.array(offsets), pyarrow.array(flat)), truncated

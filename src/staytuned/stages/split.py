@@ -1,0 +1,60 @@
+"""Split: each accepted row gets a group and a side, and keeps them whatever arrives later."""
+
+from collections import Counter
+
+import pyarrow
+import pyarrow.parquet
+
+from staytuned.data.groups import KEPT_OUT, TEST, TRAIN, VALIDATION, place, shared_texts
+from staytuned.errors import DataError
+from staytuned.files import replacing, write_json
+from staytuned.params import Params
+from staytuned.progress import track
+from staytuned.workspace import Workspace
+
+
+def run(workspace: Workspace, params: Params) -> None:
+    """Write row, group and side of every accepted row, in its order, and report sizes, bridges and leakage.
+
+    Raises:
+        DataError: a side is without rows, or a label without rows to train on.
+    """
+    table = pyarrow.parquet.read_table(workspace.accepted, columns=["row", "text", "group", "label"])
+    rows, texts, groups, labels = (table[name].to_pylist() for name in ("row", "text", "group", "label"))
+    pairs = zip(rows, texts, groups, strict=True)
+    placed = list(place(track(pairs, len(rows), "splitting"), params.split))
+    sides = [item.side for item in placed]
+    report = {
+        "rows": len(rows),
+        "sides": {side: sides.count(side) for side in (TRAIN, VALIDATION, TEST)},
+        "groups": len({item.group for item in placed}),
+        "labels": {
+            side: dict(sorted(Counter(lb for lb, s in zip(labels, sides, strict=True) if s == side).items()))
+            for side in (TRAIN, VALIDATION, TEST)
+        },
+        "near_duplicates": sum(item.near is not None for item in placed),
+        "bridging_rows_kept_out": sides.count(KEPT_OUT),
+        "texts_on_two_sides": shared_texts(
+            (text, side) for text, side in zip(texts, sides, strict=True) if side != KEPT_OUT
+        ),
+    }
+    write_json(workspace.reports / "split.json", report)
+    _check(report["labels"], params.task.labels, len(rows))
+    with replacing(workspace.split) as temporary:
+        split = pyarrow.table({"row": rows, "group": [item.group for item in placed], "side": sides})
+        pyarrow.parquet.write_table(split, temporary, compression="zstd")
+
+
+def _check(labels: dict[str, dict[str, int]], wanted: list[str], rows: int) -> None:
+    """Stop before training on rows that cannot teach the task."""
+    if rows < len(wanted):
+        raise DataError(f"{rows} accepted row(s) for {len(wanted)} labels; ingest more rows")
+    found = sorted(set().union(*labels.values()))
+    if len(found) < 2:
+        raise DataError(f"every row has the label {found[0]!r}; ingest rows with other labels of {wanted}")
+    for side, counts in labels.items():
+        if not counts:
+            raise DataError(f"no row is on the {side} side; ingest more groups, or raise split.{side}")
+    missing = [label for label in wanted if label not in labels[TRAIN]]
+    if missing:
+        raise DataError(f"no row to train on has the label {missing}; ingest some, or take it out of task.labels")

@@ -1,0 +1,179 @@
+"""Validate: rows that keep the contract go on, the others are quarantined with their reasons."""
+
+import csv
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+import pandas
+import pyarrow
+import pyarrow.parquet
+
+from staytuned import tasks
+from staytuned.data.batches import Batch, check_manifest, manifest, path_of
+from staytuned.data.contract import Checkpoint, close_pages
+from staytuned.errors import BudgetError, DataError
+from staytuned.files import replacing, write_json
+from staytuned.params import Params
+from staytuned.progress import track
+from staytuned.workspace import Workspace
+
+HASH = numpy.uint64
+
+
+@dataclass
+class Tally:
+    """What became of one batch."""
+
+    batch: Batch
+    accepted: int = 0
+    quarantined: list[str] = field(default_factory=list)  # keys
+    reasons: Counter[str] = field(default_factory=Counter)
+
+
+class Ids:
+    """Hashes of row ids: 8 bytes a row, whatever the length of the ids."""
+
+    def __init__(self) -> None:
+        self.hashes = numpy.empty(0, HASH)
+
+    def add(self, hashes: numpy.ndarray) -> None:
+        """Remember these."""
+        self.hashes = numpy.concatenate([self.hashes, hashes])
+
+    def holds(self, hashes: numpy.ndarray) -> numpy.ndarray:
+        """Which of these were remembered."""
+        return numpy.isin(hashes, self.hashes)
+
+
+def run(workspace: Workspace, params: Params) -> None:
+    """Sort the rows of all batches into ``accepted`` and ``quarantine``; accepted + quarantined = rows in.
+
+    Raises:
+        BudgetError: a batch has too many bad rows. The quarantine and the pages are written, so that they can be
+            looked at; the accepted rows are not.
+        DataError: there is no batch, or batches and manifest disagree.
+    """
+    check_manifest(workspace)
+    batches = manifest(workspace)
+    if not batches:
+        raise DataError("there is no batch yet; add one with `staytuned ingest FILE`")
+    task = tasks.load(params)
+    keep = params.ingest.columns.keep
+    columns = ["row", "text", "label", "source", "group", "batch", *keep]
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in columns])
+    shutil.rmtree(workspace.data_docs, ignore_errors=True)
+    checkpoint = Checkpoint(task.contract(), workspace.data_docs)
+    everyone, accepted_ids, readmitted = Ids(), Ids(), set[str]()
+    tallies = {batch.batch: Tally(batch) for batch in batches}
+    with (
+        replacing(workspace.accepted) as accepted_file,
+        replacing(workspace.quarantine) as quarantine_file,
+        quarantine_file.open("w", encoding="utf-8", newline="") as quarantine_handle,
+    ):
+        quarantine = csv.writer(quarantine_handle)
+        quarantine.writerow(["key", "row", "text", "label", "source", "group", *keep, "reasons"])
+        with pyarrow.parquet.ParquetWriter(accepted_file, schema, compression="zstd") as accepted:
+            for batch, start, frame in _chunks(workspace, batches, params):
+                frame["label"] = task.labels(frame)
+                hashes = pandas.util.hash_array(frame["row"].fillna("").to_numpy(object), categorize=False)
+                frame["duplicate"] = _duplicates(frame, hashes, everyone, accepted_ids)
+                clipped = frame.assign(text=frame["text"].str.slice(0, params.validate_.max_characters + 1))
+                reasons = checkpoint.reasons(f"{batch.batch[:12]} from row {start}", clipped)
+                bad = numpy.isin(numpy.arange(len(frame)), list(reasons))
+                everyone.add(hashes)
+                accepted_ids.add(hashes[~bad])
+                readmitted.update(frame.loc[~bad, "readmits"].dropna())
+                rows = frame[~bad].assign(batch=batch.batch[:16])
+                accepted.write_table(pyarrow.Table.from_pandas(rows[columns], schema, preserve_index=False))
+                tally = tallies[batch.batch]
+                tally.accepted += len(rows)
+                for place, why in sorted(reasons.items()):
+                    key = f"{batch.batch[:16]}:{start + place}"
+                    tally.quarantined.append(key)
+                    tally.reasons.update(_kind(reason) for reason in why)
+                    values = frame.loc[place, ["row", "text", "label", "source", "group", *keep]].astype(object)
+                    quarantine.writerow([key, *values.where(values.notna(), ""), "; ".join(why)])
+        quarantine_handle.flush()
+        report = _report(list(tallies.values()), readmitted)
+        write_json(workspace.reports / "validation.json", report)
+        over_budget = _over_budget(report, params.validate_.quarantine_budget)
+        if over_budget:
+            quarantine_file.replace(workspace.quarantine)
+            raise BudgetError(over_budget.format(quarantine=workspace.quarantine))
+    close_pages(workspace.data_docs)
+
+
+def _chunks(
+    workspace: Workspace, batches: list[Batch], params: Params
+) -> Iterator[tuple[Batch, int, pandas.DataFrame]]:
+    """Frames of at most ``chunk_rows`` rows, with the place of their first row in its batch."""
+    size = params.validate_.chunk_rows
+    total = sum(-(-batch.rows // size) for batch in batches)
+
+    def read() -> Iterator[tuple[Batch, int, pandas.DataFrame]]:
+        for batch in batches:
+            file = pyarrow.parquet.ParquetFile(path_of(workspace, batch.batch))
+            missing = set(params.ingest.columns.keep) - set(file.schema_arrow.names)
+            if missing:
+                raise DataError(
+                    f"batch {batch.batch[:16]} ({batch.file}) was ingested without {sorted(missing)}, which "
+                    "ingest.columns.keep names now; drop them there, or ingest the file again elsewhere"
+                )
+            start = 0
+            for rows in file.iter_batches(batch_size=size):
+                frame = rows.to_pandas()
+                yield batch, start, frame
+                start += len(frame)
+
+    return track(read(), total, "validating")
+
+
+def _duplicates(frame: pandas.DataFrame, hashes: numpy.ndarray, everyone: Ids, accepted: Ids) -> pandas.Series:
+    """The id of each row whose id was there before. A corrected row may take the id of the row it corrects."""
+    corrects = frame["readmits"].notna().to_numpy()
+    before = numpy.where(corrects, accepted.holds(hashes), everyone.holds(hashes))
+    repeated = pandas.Series(hashes).duplicated().to_numpy() | before
+    return frame["row"].where(pandas.Series(repeated, index=frame.index))
+
+
+def _kind(reason: str) -> str:
+    """A reason without its value, for counting."""
+    return " ".join(word for word in reason.split(": ")[0].split() if not word.startswith(("'", '"')))
+
+
+def _report(tallies: list[Tally], readmitted: set[str]) -> dict[str, Any]:
+    batches = [
+        {
+            "batch": tally.batch.batch[:16],
+            "rows": tally.batch.rows,
+            "accepted": tally.accepted,
+            "quarantined": len(tally.quarantined),
+            "readmitted": len(readmitted.intersection(tally.quarantined)),
+            "decoded": tally.batch.decoded,
+            "reasons": dict(tally.reasons),
+        }
+        for tally in tallies
+    ]
+    for batch in batches:
+        if batch["accepted"] + batch["quarantined"] != batch["rows"]:
+            raise AssertionError(f"rows were lost: {json.dumps(batch)}")
+    totals = {name: sum(batch[name] for batch in batches) for name in ("rows", "accepted", "quarantined", "readmitted")}
+    return {**totals, "batches": batches}
+
+
+def _over_budget(report: dict[str, Any], budget: float) -> str | None:
+    for batch in report["batches"]:
+        bad = batch["quarantined"] - batch["readmitted"]
+        if bad > budget * batch["rows"]:
+            reasons = ", ".join(f"{count} × {reason}" for reason, count in batch["reasons"].items())
+            return (
+                f"batch {batch['batch']} has {bad} bad rows of {batch['rows']}, more than the "
+                f"{budget:.0%} of validate.quarantine_budget: {reasons}\n"
+                "correct them in a copy of {quarantine}, then `staytuned readmit COPY`; or raise the budget"
+            )
+    return None

@@ -1,0 +1,177 @@
+"""The training loop: AdamW, warm-up and decay, early stopping, the same bits for the same seed and threads."""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+import torch
+
+from staytuned.classifier import padded
+from staytuned.errors import MissingError, TrainingError
+from staytuned.params import Train
+from staytuned.training.rows import Rows, shuffled_batches
+
+Weights = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation on the validation rows."""
+
+    step: int
+    epoch: float
+    train_loss: float  # mean since the last evaluation
+    learning_rate: float
+    validation_loss: float
+    validation_accuracy: float
+    validation_macro_f1: float
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device to train on; ``auto`` is the GPU where there is one.
+
+    Raises:
+        MissingError: a GPU is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise MissingError("train.device is 'cuda', but torch sees no GPU; set it to 'auto' or 'cpu'")
+    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+
+
+def make_deterministic(seed: int, threads: int) -> None:
+    """Fix everything that decides the bits of a training."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True)
+
+
+def fit(
+    model: torch.nn.Module,
+    train: Rows,
+    validation: Rows,
+    params: Train,
+    metrics: Callable[[numpy.ndarray, numpy.ndarray], dict[str, Any]],
+    seen: Callable[[Point], None],
+    step_done: Callable[[], None],
+) -> tuple[Weights, Point]:
+    """Fine-tune ``model``; returns the weights and the point of its best evaluation.
+
+    Args:
+        model: Takes ``input_ids`` and ``attention_mask``; its output has ``logits``.
+        train: Rows to learn from.
+        validation: Rows that decide which evaluation is best and when to stop.
+        params: The training section of params.yaml.
+        metrics: Truth and logits to accuracy and macro_f1.
+        seen: Called with each point as it is measured.
+        step_done: Called after each step.
+
+    Raises:
+        TrainingError: the loss is not a finite number.
+    """
+    device = pick_device(params.device)
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(_parameter_groups(model, params.weight_decay), lr=params.learning_rate)
+    steps = steps_in(len(train), params)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_decay(steps, params.warmup))
+    per_epoch = steps // params.epochs
+    evaluate_at = {round(per_epoch * k / params.evaluations_per_epoch) for k in range(1, steps + 1)}
+    best: tuple[Weights, Point] | None = None
+    since_best, losses = 0, list[torch.Tensor]()
+    for step, places in enumerate(_all_batches(train, params), 1):
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(device):
+            loss = _loss(model, train, places, device)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.detach())
+        step_done()
+        if step not in evaluate_at and step != steps:
+            continue
+        mean = float(torch.stack(losses).mean())
+        if not math.isfinite(mean):
+            rows = [train.names[place] for place in places]
+            raise TrainingError(
+                f"the loss is {mean} by step {step}; the last batch held the rows {rows}; "
+                "lower train.learning_rate, or look at these rows"
+            )
+        losses.clear()
+        loss_here, found = validate(model, validation, metrics, device)
+        rate = float(schedule.get_last_lr()[0])
+        point = Point(step, step / per_epoch, mean, rate, loss_here, found["accuracy"], found["macro_f1"])
+        seen(point)
+        since_best += 1
+        if best is None or point.validation_macro_f1 > best[1].validation_macro_f1:
+            weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+            best, since_best = (weights, point), 0
+        if since_best >= params.patience:
+            break
+    assert best is not None
+    return best
+
+
+def steps_in(rows: int, params: Train) -> int:
+    """Steps of a whole training, if nothing stops it early."""
+    return params.epochs * math.ceil(rows / params.batch_size)
+
+
+@torch.inference_mode()
+def validate(
+    model: torch.nn.Module,
+    rows: Rows,
+    metrics: Callable[[numpy.ndarray, numpy.ndarray], dict[str, Any]],
+    device: torch.device,
+) -> tuple[float, dict[str, Any]]:
+    """Mean loss and metrics on ``rows``."""
+    model.eval()
+    logits = numpy.zeros((len(rows), rows.classes), numpy.float32)
+    for places in rows.batches_by_length():
+        inputs, mask = padded([rows.ids(place) for place in places])
+        output = model(input_ids=inputs.to(device), attention_mask=mask.to(device)).logits
+        logits[places] = output.float().cpu().numpy()
+    model.train()
+    loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(rows.labels))
+    return float(loss), metrics(rows.labels, logits)
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 on a GPU, float32 on the processor."""
+    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+def _loss(model: torch.nn.Module, rows: Rows, places: list[int], device: torch.device) -> torch.Tensor:
+    inputs, mask = padded([rows.ids(place) for place in places])
+    logits = model(input_ids=inputs.to(device), attention_mask=mask.to(device)).logits
+    truth = torch.from_numpy(rows.labels[places]).to(device)
+    return torch.nn.functional.cross_entropy(logits.float(), truth)
+
+
+def _all_batches(rows: Rows, params: Train) -> Iterator[list[int]]:
+    for epoch in range(params.epochs):
+        yield from shuffled_batches(rows.lengths, params.batch_size, seed=[params.seed, epoch])
+
+
+def _parameter_groups(model: torch.nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; biases and norms do not."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    return [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _warmup_then_decay(steps: int, warmup: float) -> Callable[[int], float]:
+    """Factor on the learning rate: up linearly over a share of the steps, then down linearly to 0."""
+    rising = max(1, round(steps * warmup))
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return max(0.0, (steps - step) / max(1, steps - rising))
+
+    return factor
