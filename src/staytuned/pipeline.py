@@ -1,5 +1,6 @@
 """DVC as this project uses it: the stage graph, what is stale, one stage run, pointers, the remote."""
 
+import hashlib
 import logging
 import os
 import re
@@ -9,9 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from staytuned.errors import BusyError, DataError, RegistryError, StageError
+from staytuned.files import sha256, write_text
 from staytuned.workspace import Workspace
 
+SOURCE = "src/staytuned"  # where dvc.yaml finds the modules of the stages
 DRIVER = "STAYTUNED_DRIVER"  # environment variable: the process that a stage must not outlive
 os.environ["DVC_NO_ANALYTICS"] = "1"
 
@@ -91,7 +96,8 @@ def track(workspace: Workspace, *paths: Path) -> None:
         for path in paths:
             repo.add(str(path))
         if repo.scm.__class__.__name__ == "Git":
-            repo.scm.add([str(workspace.manifest)])
+            code = workspace.root / "code.yaml"
+            repo.scm.add([str(path) for path in (workspace.manifest, code) if path.exists()])
 
 
 def push(workspace: Workspace) -> int:
@@ -107,3 +113,28 @@ def push(workspace: Workspace) -> int:
             raise RegistryError(
                 f"the DVC remote could not be written: {error}; check `dvc remote list`, then run again"
             ) from error
+
+
+def pin_code(workspace: Workspace) -> None:
+    """In a workspace without the source beside it, write what the stages' code hashes to into ``code.yaml``.
+
+    There, that file stands for the modules that dvc.yaml names where the source is at hand.
+    """
+    file = workspace.root / "code.yaml"
+    if (workspace.root / SOURCE).is_dir():
+        return
+    lines = [f"{stage}: {digest}\n" for stage, digest in code_hashes().items()]
+    text = "# What the installed stages hash to; written by staytuned, tracked by dvc.yaml.\n" + "".join(lines)
+    if not file.exists() or file.read_text() != text:
+        write_text(file, text)
+
+
+def code_hashes() -> dict[str, str]:
+    """SHA-256 of the modules of each stage, as the project's own dvc.yaml names them."""
+    package = Path(__file__).parent
+    stages = YAML(typ="safe", pure=True).load(package / "template" / "dvc.yaml")["stages"]
+    hashes = {}
+    for name, stage in stages.items():
+        modules = [package / dep.removeprefix(f"{SOURCE}/") for dep in stage["deps"] if dep.startswith(SOURCE)]
+        hashes[name] = hashlib.sha256("".join(sha256(module) for module in modules).encode()).hexdigest()
+    return hashes

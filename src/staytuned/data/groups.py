@@ -5,13 +5,12 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy
 import xxhash
 from datasketch import MinHash, MinHashLSH
 
+from staytuned.data.sides import KEPT_OUT, side_of
 from staytuned.params import Split
 
-TRAIN, VALIDATION, TEST, KEPT_OUT = "train", "validation", "test", "kept out"
 SHINGLE = 5  # characters
 PERMUTATIONS = 64
 
@@ -45,15 +44,6 @@ def place(rows: Iterable[tuple[str, str, str | None]], split: Split) -> Iterator
         index.add(row, text)
         groups.append((name, side))
         yield Placed(name, side, same)
-
-
-def side_of(group: str, split: Split) -> str:
-    """The side that the hash of a group's name decides, in the proportions of the params."""
-    digest = hashlib.blake2b(f"{split.salt} {group}".encode(), digest_size=8).digest()
-    share = int.from_bytes(digest, "big") / 2**64
-    if share < split.test:
-        return TEST
-    return VALIDATION if share < split.test + split.validation else TRAIN
 
 
 def normalised(text: str) -> str:
@@ -116,8 +106,3 @@ def shared_texts(texts: Iterable[tuple[str, str]]) -> int:
         if side_of_text.setdefault(key, side) != side:
             leaked.add(key)
     return len(leaked)
-
-
-def row_hashes(rows: Iterable[str]) -> numpy.ndarray:
-    """64-bit hashes of row ids, sorted, as a model carries them to say what it was trained on."""
-    return numpy.sort(numpy.fromiter((xxhash.xxh64_intdigest(row) for row in rows), dtype="<u8"))

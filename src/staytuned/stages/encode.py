@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 from tokenizers import Tokenizer
 
-from staytuned.data.groups import TEST, TRAIN, VALIDATION
+from staytuned.data.sides import TEST, TRAIN, VALIDATION
 from staytuned.files import replacing, write_json
 from staytuned.models import find_base, fingerprint
 from staytuned.params import Params

@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from staytuned import tasks
 from staytuned.classifier import Classifier
-from staytuned.data.groups import TEST, TRAIN, row_hashes
+from staytuned.data.sides import TEST, TRAIN, row_hashes
 from staytuned.files import read_json, write_json
 from staytuned.models import find_base
 from staytuned.params import Params

@@ -5,7 +5,8 @@ from collections import Counter
 import pyarrow
 import pyarrow.parquet
 
-from staytuned.data.groups import KEPT_OUT, TEST, TRAIN, VALIDATION, place, shared_texts
+from staytuned.data.groups import place, shared_texts
+from staytuned.data.sides import KEPT_OUT, TEST, TRAIN, VALIDATION
 from staytuned.errors import DataError
 from staytuned.files import replacing, write_json
 from staytuned.params import Params

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from staytuned import tasks
-from staytuned.data.groups import TRAIN, VALIDATION, row_hashes
+from staytuned.data.sides import TRAIN, VALIDATION, row_hashes
 from staytuned.files import read_json, replacing, write_json, write_text
 from staytuned.models import find_base, fingerprint
 from staytuned.params import Params
@@ -85,6 +85,7 @@ def _save(folder: Path, model: torch.nn.Module, weights: dict[str, torch.Tensor]
     model.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
     with replacing(folder / "model.safetensors") as temporary:
         save_file(weights, temporary, metadata={"format": "pt"})
+        temporary.chmod(0o644)  # it is born readable by its owner alone
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)

@@ -76,7 +76,7 @@ def fit(
     """
     device = pick_device(params.device)
     model.to(device).train()
-    optimizer = torch.optim.AdamW(_parameter_groups(model, params.weight_decay), lr=params.learning_rate)
+    optimizer = torch.optim.AdamW(_parameter_groups(model, params.weight_decay), lr=params.learning_rate, fused=True)
     steps = steps_in(len(train), params)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_decay(steps, params.warmup))
     per_epoch = steps // params.epochs

@@ -1,0 +1,63 @@
+"""The retraining flow: the stages of dvc.yaml, then the release. Stage order is written in dvc.yaml alone."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from staytuned import pipeline
+from staytuned.errors import BusyError, RegistryError, StageError
+from staytuned.params import Params
+from staytuned.registry import pin
+from staytuned.registry.release import Release, finished, release
+from staytuned.registry.tracking import Tracker
+from staytuned.registry.versions import Registry
+from staytuned.workspace import Workspace
+
+MAY_PASS = {BusyError.exit_status, RegistryError.exit_status}
+
+
+def may_pass(_task: Any, _run: Any, state: Any) -> bool:
+    """Whether trying again makes sense: for a busy workspace or a silent registry, not for bad data or a bug."""
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, StageError):
+        return error.exit_status in MAY_PASS
+    return isinstance(error, (BusyError, RegistryError))
+
+
+@task(task_run_name="{stage}", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass, cache_policy=NO_CACHE)
+def run_stage(workspace: Path, stage: str) -> bool:
+    """Run one stage through DVC; False if it was up to date."""
+    return pipeline.run_stage(Workspace(workspace), stage)
+
+
+@task(task_run_name="release", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass, cache_policy=NO_CACHE)
+def run_release(workspace: Path, run_id: str) -> Release:
+    """Decide, register, promote."""
+    space = Workspace(workspace)
+    params = Params.read(space.params)
+    return release(space, params, Registry(space, params), run_id)
+
+
+@flow(name="retrain", flow_run_name="retrain {workspace}", persist_result=False)
+def retrain(workspace: str = ".") -> Release:
+    """From the batches in the workspace to a decision, and to a champion if the gate promotes."""
+    space = Workspace.find(Path(workspace))
+    params = Params.read(space.params)
+    with space.hold():
+        pin.check_alias(space, params)
+        registry = Registry(space, params)
+        pin.recover(space, registry)
+        already = finished(space, params)
+        if already:
+            return already
+        pin.sync(space, params)
+        with registry.run() as run_id:
+            tracker = Tracker(space, params, registry, run_id)
+            tracker.start()
+            for stage in pipeline.stage_order(space):
+                with tracker.following():
+                    run_stage(space.root, stage)
+            outcome = run_release(space.root, run_id)
+            tracker.finish({"outcome": outcome.decision.outcome, "version": outcome.version, "key": outcome.key})
+    return outcome

@@ -1,0 +1,157 @@
+"""The command ``staytuned``. A command's module is imported only when the command runs."""
+
+import argparse
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from staytuned.workspace import Workspace
+
+Command = Callable[["Workspace", argparse.Namespace], None]
+
+
+def run(workspace: "Workspace", arguments: argparse.Namespace) -> None:
+    """Validate, split, encode, train, evaluate, decide, register, promote: whatever is left to do.
+
+    Example: staytuned run
+    """
+    from staytuned import road
+
+    road.run(workspace)
+
+
+def ingest(workspace: "Workspace", arguments: argparse.Namespace) -> None:
+    """Make a batch of a file of rows: csv, tsv, jsonl or Parquet.
+
+    Example: staytuned ingest rows.csv
+    """
+    from staytuned import road
+
+    road.ingest(workspace, arguments.file)
+
+
+def readmit(workspace: "Workspace", arguments: argparse.Namespace) -> None:
+    """Take in rows that were corrected in a copy of data/quarantine.csv.
+
+    Example: staytuned readmit corrected.csv
+    """
+    from staytuned import road
+
+    road.readmit(workspace, arguments.file)
+
+
+def example(workspace: "Workspace", arguments: argparse.Namespace) -> None:
+    """Fetch one source of the example data into data/incoming.
+
+    Example: staytuned example tweet
+    """
+    from staytuned.data.example import fetch
+
+    print(fetch(arguments.source, workspace.root / "data" / "incoming"))
+
+
+def predict(workspace: "Workspace", arguments: argparse.Namespace) -> None:
+    """Let the champion label a text, or each row of a file.
+
+    Example: staytuned predict "it works well"
+    """
+    from staytuned import serve
+
+    if arguments.file:
+        count = serve.predict_file(workspace, arguments.file, arguments.out)
+        print(f"{count} rows in {arguments.out}")
+    else:
+        print(serve.predict_text(workspace, arguments.text))
+
+
+def sync(workspace: "Workspace", arguments: argparse.Namespace) -> None:
+    """Set the alias back to what the ledger says, and pin today's champion for the next evaluation.
+
+    Example: staytuned sync
+    """
+    from staytuned import road
+
+    road.sync(workspace)
+
+
+def ui(workspace: "Workspace", arguments: argparse.Namespace) -> None:
+    """Serve the pages of MLflow and Prefect on loopback until Ctrl-C.
+
+    Example: staytuned ui
+    """
+    from staytuned import pages
+
+    pages.serve(workspace)
+
+
+def init(workspace: "Workspace", arguments: argparse.Namespace) -> None:
+    """Make a workspace for data of your own.
+
+    Example: staytuned init my-workspace
+    """
+    from staytuned import start
+
+    start.init(arguments.folder)
+    print(f"made a workspace in {arguments.folder}: set your columns and labels in its params.yaml, then in that folder")
+    print("`staytuned ingest FILE` and `staytuned run`")
+
+
+COMMANDS: list[Command] = [run, ingest, readmit, example, predict, sync, ui, init]
+SOURCES = ("product", "film", "tweet", "editorial")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; a command's help is its docstring."""
+    top = argparse.ArgumentParser(prog="staytuned", description="Keeps a fine-tuned language model good while its data drifts.")
+    top.add_argument("--workspace", type=Path, metavar="DIR", help="default: the one that holds the working directory")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        text = inspect.cleandoc(command.__doc__ or "")
+        sub = commands.add_parser(
+            command.__name__,
+            help=text.splitlines()[0],
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(command=command, usage_error=sub.error)
+        if command in (ingest, readmit):
+            sub.add_argument("file", type=Path)
+        elif command is example:
+            sub.add_argument("source", choices=SOURCES)
+        elif command is predict:
+            sub.add_argument("text", nargs="?")
+            sub.add_argument("--file", type=Path, help="rows to label: csv, tsv, jsonl or Parquet")
+            sub.add_argument("--out", type=Path, help="csv to write")
+        elif command is init:
+            sub.add_argument("folder", type=Path)
+    return top
+
+
+def main() -> int:
+    """Run a command; the exit status is that of staytuned.errors."""
+    arguments = parser().parse_args()
+    if arguments.command is predict and (bool(arguments.text) == bool(arguments.file) or bool(arguments.file) != bool(arguments.out)):
+        arguments.usage_error("give a text, or --file with --out")
+    from staytuned.errors import StaytunedError, from_os_error
+    from staytuned.workspace import Workspace
+
+    try:
+        workspace = Workspace(Path()) if arguments.command is init else Workspace.find(arguments.workspace)
+        arguments.command(workspace, arguments)
+    except StaytunedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except OSError as error:
+        print(f"error: {from_os_error(error)}", file=sys.stderr)
+        return from_os_error(error).exit_status
+    except KeyboardInterrupt:
+        print("stopped; the next `staytuned run` goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

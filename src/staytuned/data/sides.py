@@ -1,0 +1,25 @@
+"""The sides of the split, and the rows that a model was trained on."""
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy
+import xxhash
+
+from staytuned.params import Split
+
+TRAIN, VALIDATION, TEST, KEPT_OUT = "train", "validation", "test", "kept out"
+
+
+def side_of(group: str, split: Split) -> str:
+    """The side that the hash of a group's name decides, in the proportions of the params."""
+    digest = hashlib.blake2b(f"{split.salt} {group}".encode(), digest_size=8).digest()
+    share = int.from_bytes(digest, "big") / 2**64
+    if share < split.test:
+        return TEST
+    return VALIDATION if share < split.test + split.validation else TRAIN
+
+
+def row_hashes(rows: Iterable[str]) -> numpy.ndarray:
+    """64-bit hashes of row ids, sorted, as a model carries them to say what it was trained on."""
+    return numpy.sort(numpy.fromiter((xxhash.xxh64_intdigest(row.encode()) for row in rows), dtype="<u8"))

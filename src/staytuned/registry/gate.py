@@ -1,0 +1,103 @@
+"""The gate: one pure function from evidence and policy to a decision with its reasons."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from staytuned.params import Gate
+
+Outcome = Literal["PROMOTE", "HOLD", "BLOCK"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """PROMOTE: the candidate becomes champion. HOLD: it is kept as challenger. BLOCK: it is not kept."""
+
+    outcome: Outcome
+    reasons: list[str]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Versions that the candidate must be compared with; None where there is none yet."""
+
+    champion: int | None
+    best: int | None
+
+
+def decide(report: dict[str, Any], standing: Standing, policy: Gate) -> Decision:
+    """Decide on the candidate.
+
+    Missing evidence, a missed floor and a loss that the interval confirms block. A candidate that is not shown to be
+    at most ``policy.margin`` of macro-F1 below the champion and below the best version ever is held. So no chain of
+    small losses, each within the margin, leads away from the best.
+
+    Args:
+        report: What ``stages.evaluate.compare`` returns, with the versions of champion and best.
+        standing: From the ledger, never from the report.
+        policy: The gate section of params.yaml.
+    """
+    missing = _missing(report, standing, policy)
+    if missing:
+        return Decision("BLOCK", missing)
+    blocks, passes = _floors(report, policy)
+    holds: list[str] = []
+    for name, version in (("champion", standing.champion), ("best", standing.best)):
+        if version is None or (name == "best" and version == standing.champion):
+            continue
+        difference = report["comparisons"][name]["macro_f1"]
+        low, high = difference["interval"]
+        title = f"{'champion' if name == 'champion' else 'best version'} {version}"
+        found = f"macro-F1 {difference['difference']:+.3f} against {title} ({low:+.3f} to {high:+.3f})"
+        if high < 0:
+            blocks.append(f"{found}: worse")
+        elif low < -policy.margin:
+            holds.append(f"{found}: a loss of more than gate.margin {policy.margin:g} is not ruled out")
+        else:
+            passes.append(f"{found}: no loss of more than gate.margin {policy.margin:g}")
+    if blocks:
+        return Decision("BLOCK", blocks)
+    if holds:
+        return Decision("HOLD", holds)
+    return Decision("PROMOTE", passes)
+
+
+def _missing(report: dict[str, Any], standing: Standing, policy: Gate) -> list[str]:
+    models = report.get("models", {})
+    found = []
+    for name in ("candidate", "base"):
+        metrics = models.get(name, {})
+        for metric in ("accuracy", "macro_f1", "calibration_error"):
+            if not math.isfinite(metrics.get(metric, math.nan)):
+                found.append(f"no {metric} of the {name}: missing evidence")
+    rows = report.get("test", {}).get("rows", 0)
+    if rows < policy.min_test_rows:
+        found.append(f"{rows} test rows, under gate.min_test_rows {policy.min_test_rows}: missing evidence")
+    for name, version in (("champion", standing.champion), ("best", standing.best)):
+        if version is None or (name == "best" and version == standing.champion):
+            continue
+        if models.get(name, {}).get("version") != version:
+            found.append(f"version {version}, the {name}, was not scored beside the candidate; `staytuned sync` pins it")
+        elif not all(
+            math.isfinite(value) for value in report["comparisons"].get(name, {}).get("macro_f1", {}).get("interval", [math.nan])
+        ):
+            found.append(f"no interval of the difference to the {name}: missing evidence")
+    return found
+
+
+def _floors(report: dict[str, Any], policy: Gate) -> tuple[list[str], list[str]]:
+    """Floors that were missed, and those that were cleared, in words."""
+    candidate, base = report["models"]["candidate"], report["models"]["base"]
+    gain = candidate["accuracy"] - base["accuracy"]
+    checks = [
+        ("accuracy", candidate["accuracy"], "gate.min_accuracy", policy.min_accuracy, 1),
+        ("macro-F1", candidate["macro_f1"], "gate.min_macro_f1", policy.min_macro_f1, 1),
+        ("accuracy above frozen embeddings", gain, "gate.min_gain", policy.min_gain, 1),
+        ("calibration error", candidate["calibration_error"], "gate.max_calibration_error", policy.max_calibration_error, -1),
+    ]
+    missed, cleared = [], []
+    for what, value, key, bound, sign in checks:
+        good = sign * value >= sign * bound
+        relation = ("≥" if good else "<") if sign > 0 else ("≤" if good else ">")
+        (cleared if good else missed).append(f"{what} {value:.3f} {relation} {key} {bound:g}")
+    return missed, cleared

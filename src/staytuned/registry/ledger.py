@@ -1,0 +1,92 @@
+"""The ledger: an append-only record of decisions and promotions, each entry sealed by the hash of the one before."""
+
+import getpass
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from staytuned.errors import RegistryError
+
+DECISION = "decision"  # facts: key, outcome, reasons, weights, run
+PROMOTION = "promotion"  # the intent, before the alias moves: key, version, weights, best, why
+CONFIRMATION = "confirmation"  # the alias has moved: key, version
+CHALLENGE = "challenge"  # a version was kept without being promoted: key, version
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry; ``facts`` depends on the kind."""
+
+    number: int
+    kind: str
+    when: str
+    who: str
+    facts: dict[str, Any]
+
+
+class Ledger:
+    """Entries in one SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, kind: str, **facts: Any) -> Entry:
+        """Add an entry, durably."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._opened() as db:
+            db.execute("CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, body TEXT, seal TEXT)")
+            db.execute("BEGIN IMMEDIATE")
+            last = db.execute("SELECT number, seal FROM entries ORDER BY number DESC LIMIT 1").fetchone()
+            number, before = last or (0, "")
+            body = {
+                "kind": kind,
+                "when": datetime.now(UTC).isoformat(timespec="seconds"),
+                "who": getpass.getuser(),
+                "facts": facts,
+            }
+            text = json.dumps(body, sort_keys=True)
+            db.execute("INSERT INTO entries VALUES (?, ?, ?)", (number + 1, text, _seal(before, text)))
+            db.execute("COMMIT")
+        return Entry(number + 1, **body)
+
+    def entries(self) -> list[Entry]:
+        """All entries, oldest first.
+
+        Raises:
+            RegistryError: an entry was changed or taken out.
+        """
+        if not self.path.exists():
+            return []
+        with self._opened() as db:
+            rows = db.execute("SELECT number, body, seal FROM entries ORDER BY number").fetchall()
+        before, found = "", []
+        for expected, (number, text, seal) in enumerate(rows, 1):
+            if number != expected or seal != _seal(before, text):
+                raise RegistryError(
+                    f"entry {number} of {self.path} does not carry its seal: it, or one before it, was changed; "
+                    "restore the file from a copy"
+                )
+            before = seal
+            found.append(Entry(number, **json.loads(text)))
+        return found
+
+    def last(self, kind: str, key: str | None = None) -> Entry | None:
+        """The newest entry of a kind, or of a kind and a key."""
+        of_kind = (entry for entry in reversed(self.entries()) if entry.kind == kind)
+        return next((entry for entry in of_kind if key in (None, entry.facts["key"])), None)
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as db:
+            db.execute("PRAGMA synchronous = FULL")
+            yield db
+
+
+def _seal(before: str, text: str) -> str:
+    return hashlib.sha256(f"{before}\n{text}".encode()).hexdigest()

@@ -1,0 +1,60 @@
+"""Lineage: everything that it takes to build a version again, as files."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from staytuned.files import read_json, write_json
+from staytuned.params import Params
+from staytuned.workspace import Workspace
+
+
+def collect(workspace: Workspace, params: Params, folder: Path) -> dict[str, Any]:
+    """Write the files into ``folder`` and return the short record, which is among them as ``lineage.json``."""
+    pointers = sorted(workspace.root.glob("data/*.dvc"))
+    for path in (workspace.params, workspace.lock, workspace.root / "dvc.yaml", workspace.manifest, *pointers):
+        if path.exists():
+            shutil.copy(path, folder)
+    packages = sorted({f"{dist.name}=={dist.version}" for dist in importlib.metadata.distributions()})
+    (folder / "packages.txt").write_text("\n".join(packages) + "\n")
+    commit, patch = git_state(workspace.root)
+    (folder / "dirty.patch").write_bytes(patch)
+    candidate = read_json(workspace.candidate / "staytuned.json")
+    record = {
+        "commit": commit,
+        "dirty": bool(patch),
+        "seed": params.train.seed,
+        "threads": params.train.threads,
+        "base": candidate["base"],
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+    write_json(folder / "lineage.json", record)
+    return record
+
+
+def git_state(root: Path) -> tuple[str | None, bytes]:
+    """The commit, and a patch with all that differs from it, new files included; (None, empty) outside git.
+
+    The patch is made in an index of its own: the user's is not touched.
+    """
+
+    def git(*words: str, index: str | None = None) -> subprocess.CompletedProcess[bytes]:
+        environment = os.environ | ({"GIT_INDEX_FILE": index} if index else {})
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, env=environment)
+
+    if shutil.which("git") is None or git("rev-parse", "--git-dir").returncode:
+        return None, b""
+    head = git("rev-parse", "--verify", "--quiet", "HEAD")
+    commit = head.stdout.decode().strip() or None
+    with tempfile.TemporaryDirectory() as scratch:
+        index = str(Path(scratch) / "index")
+        against = commit or git("hash-object", "-t", "tree", "/dev/null").stdout.decode().strip()
+        git("read-tree", against, index=index)
+        git("add", "--all", ".", index=index)
+        return commit, git("diff", "--cached", "--binary", against, index=index).stdout

@@ -1,0 +1,198 @@
+"""Release: decide on the candidate, register it, prove that it reloads, let the alias follow the ledger."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from staytuned import pipeline
+from staytuned.errors import RegistryError
+from staytuned.files import read_json, sha256, write_json
+from staytuned.params import Params
+from staytuned.registry import ledger as kinds
+from staytuned.registry.gate import Decision, Standing, decide
+from staytuned.registry.ledger import Ledger
+from staytuned.registry.pin import wanted
+from staytuned.registry.versions import CHALLENGER, CHAMPION, Registry
+from staytuned.workspace import Workspace
+
+LAST_STEP = {  # of each outcome: the entry that ends it, the alias that the version gets
+    "PROMOTE": (kinds.CONFIRMATION, CHAMPION),
+    "HOLD": (kinds.CHALLENGE, CHALLENGER),
+    "BLOCK": (kinds.DECISION, None),
+}
+EXAMPLES = 32  # texts that the reloaded model is compared on
+TOLERANCE = 1e-5  # largest difference of a logit that passes
+
+CARD = """# {{ model }}
+
+Three facts first: {{ task.name }} with the labels {{ task.labels | join(", ") }}; fine-tuned from
+`{{ base.name }}` ({{ base.sha256[:12] }}); decision of the gate: {{ decision.outcome }}.
+
+| | accuracy | macro-F1 | calibration error |
+|---|---|---|---|
+{% for name, m in models.items() %}| {{ name }} | {{ "%.3f" % m.accuracy }} | {{ "%.3f" % m.macro_f1 }} | {{ "%.3f" % m.calibration_error }} |
+{% endfor %}
+Measured on {{ test.rows }} held-out rows in {{ test.groups }} groups; trained on {{ rows }} rows.
+
+Reasons: {{ decision.reasons | join("; ") }}
+
+Meant for texts like those of the sources {{ models.candidate.slices.keys() | join(", ") }}; other sources were not
+measured. How to build it again: the files under `lineage` of its run.
+"""
+
+
+@dataclass(frozen=True)
+class Release:
+    """What came of a candidate."""
+
+    key: str
+    decision: Decision
+    version: int | None  # None: blocked, not registered
+    alias: str | None
+
+
+def key_of(workspace: Workspace, params: Params) -> str:
+    """What a decision is about: the state of the pipeline, the policy, the model's name."""
+    lock = workspace.lock.read_bytes() if workspace.lock.exists() else b""
+    policy = json.dumps([params.section("gate"), params.registry.model], sort_keys=True)
+    return hashlib.sha256(lock + policy.encode()).hexdigest()
+
+
+def finished(workspace: Workspace, params: Params) -> Release | None:
+    """What came of the present state, if nothing is left to do: DVC is clean, and the ledger holds its decision
+    and all that follows from it. Asks neither Prefect nor MLflow.
+    """
+    ledger, key = Ledger(workspace.ledger), key_of(workspace, params)
+    entry = ledger.last(kinds.DECISION, key)
+    if entry is None:
+        return None
+    decision = Decision(entry.facts["outcome"], entry.facts["reasons"])
+    last_step, alias = LAST_STEP[decision.outcome]
+    last = ledger.last(last_step, key)
+    if last is None or pipeline.stale(workspace):
+        return None
+    return Release(key, decision, last.facts.get("version"), alias)
+
+
+def release(workspace: Workspace, params: Params, registry: Registry, run_id: str) -> Release:
+    """Take the candidate from its report to its alias; a road that was cut goes on where it was.
+
+    Raises:
+        RegistryError: the registry or the DVC remote does not answer, or the reloaded model differs.
+    """
+    ledger, key = Ledger(workspace.ledger), key_of(workspace, params)
+    report = read_json(workspace.evaluation / "evaluation.json")
+    weights = sha256(workspace.candidate / "model.safetensors")
+    entry = ledger.last(kinds.DECISION, key)
+    if entry is None:
+        pin = wanted(ledger)
+        standing = Standing(*(pin[name]["version"] if pin[name] else None for name in ("champion", "best")))
+        decision = decide(report, standing, params.gate)
+        ledger.append(kinds.DECISION, key=key, weights=weights, run=run_id, **asdict(decision))
+    else:
+        decision = Decision(entry.facts["outcome"], entry.facts["reasons"])
+    write_json(workspace.reports / "decision.json", {"key": key, **asdict(decision)})
+    if decision.outcome == "BLOCK":
+        return Release(key, decision, None, None)
+    pipeline.push(workspace)  # never a registration whose data is not in the remote
+    version = registry.version_of(key)
+    if version is None:
+        card = _card(workspace, params, report, decision)
+        version = registry.register(run_id, key, weights, _examples(workspace)[:2], card)
+    _prove(workspace, params, registry, version)
+    if decision.outcome == "HOLD":
+        registry.set_alias(CHALLENGER, version)
+        ledger.append(kinds.CHALLENGE, key=key, version=version)
+        return Release(key, decision, version, CHALLENGER)
+    _promote(workspace, registry, ledger, report, {"key": key, "version": version, "weights": weights}, decision)
+    return Release(key, decision, version, CHAMPION)
+
+
+def _promote(
+    workspace: Workspace,
+    registry: Registry,
+    ledger: Ledger,
+    report: dict[str, Any],
+    facts: dict[str, Any],
+    decision: Decision,
+) -> None:
+    """Intent, alias, confirmation: whoever is cut off between them is set right by the next run."""
+    last = ledger.last(kinds.PROMOTION)
+    if last is None or last.facts["key"] != facts["key"]:
+        before = last.facts["best"] if last else None
+        ledger.append(kinds.PROMOTION, **facts, best=_best(report, before, facts), why=decision.reasons)
+    kept = workspace.var / "versions" / str(facts["version"])
+    if not kept.exists():
+        partial = kept.with_name(f".{kept.name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(workspace.candidate, partial)
+        partial.rename(kept)
+    registry.set_alias(CHAMPION, facts["version"])
+    ledger.append(kinds.CONFIRMATION, key=facts["key"], version=facts["version"])
+
+
+def _best(report: dict[str, Any], before: dict[str, Any] | None, facts: dict[str, Any]) -> dict[str, Any]:
+    """The best version ever: the new one, if it scored higher on the same rows than the best before it."""
+    new = {"version": facts["version"], "weights": facts["weights"]}
+    if before is None:
+        return new
+    models = report["models"]
+    rival = models["best"] if "best" in models else models["champion"]
+    return new if models["candidate"]["macro_f1"] > rival["macro_f1"] else before
+
+
+def _prove(workspace: Workspace, params: Params, registry: Registry, version: int) -> None:
+    """The registered version, reloaded elsewhere, must give the candidate's logits."""
+    import numpy
+    import torch
+
+    from staytuned.classifier import Classifier
+
+    texts = _examples(workspace)
+    torch.set_num_threads(params.train.threads)
+    expected = Classifier(workspace.candidate).logits(texts)
+    found = registry.reload(version, texts, params.train.threads)
+    difference = float(numpy.abs(expected - found).max())
+    if not difference <= TOLERANCE:
+        raise RegistryError(
+            f"version {version}, reloaded in a fresh process, differs by {difference:g} in a logit (at most "
+            f"{TOLERANCE:g} passes); it was not promoted"
+        )
+
+
+def _examples(workspace: Workspace) -> list[str]:
+    """Texts of the test side."""
+    import pyarrow.parquet
+
+    from staytuned.data.sides import TEST
+
+    sides = pyarrow.parquet.read_table(workspace.split, columns=["side"])["side"].to_pylist()
+    texts = pyarrow.parquet.read_table(workspace.accepted, columns=["text"])["text"]
+    places = [place for place, side in enumerate(sides) if side == TEST][:EXAMPLES]
+    return [str(texts[place]) for place in places]
+
+
+def _card(workspace: Workspace, params: Params, report: dict[str, Any], decision: Decision) -> str:
+    about = read_json(workspace.candidate / "staytuned.json")
+    template = jinja2.Environment().from_string(CARD)
+    return template.render(
+        model=params.registry.model,
+        task=params.task,
+        base=about["base"],
+        rows=about["rows"],
+        decision=decision,
+        **report,
+    )
+
+
+def model_of_champion(workspace: Workspace) -> tuple[int, Path] | None:
+    """Version and local folder of the ledger's champion."""
+    last = Ledger(workspace.ledger).last(kinds.PROMOTION)
+    if last is None:
+        return None
+    return last.facts["version"], workspace.var / "versions" / str(last.facts["version"])

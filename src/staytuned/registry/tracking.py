@@ -1,0 +1,108 @@
+"""What a run leaves in MLflow: params, the live learning curve, metrics, reports, lineage."""
+
+import csv
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from staytuned.files import read_json
+from staytuned.params import Params
+from staytuned.registry.lineage import collect
+from staytuned.registry.versions import Registry
+from staytuned.workspace import Workspace
+
+POLL = 0.5  # seconds between looks at the curve
+
+
+class Tracker:
+    """Logs one run. Curves are tailed while stages run; a run whose stages were all cached is still complete."""
+
+    def __init__(self, workspace: Workspace, params: Params, registry: Registry, run_id: str) -> None:
+        self.workspace = workspace
+        self.client = registry.client
+        self.run_id = run_id
+        self.params = params
+        self._logged = 0  # points of the curve
+
+    def start(self) -> None:
+        """Log the params, flat, as they stand in params.yaml."""
+        from mlflow.entities import Param
+
+        values = json.loads(self.params.model_dump_json(by_alias=True))
+        flat = [Param(name, str(value)[:6000]) for name, value in _flat(values)]
+        self.client.log_batch(self.run_id, params=flat)
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Log the points of the learning curve as they are written, if they are written anew."""
+        curve = self.workspace.curve
+        before = _identity(curve)
+        over = threading.Event()
+
+        def follow() -> None:
+            while not over.wait(POLL):
+                if _identity(curve) not in (None, before):
+                    self._log_curve()
+
+        thread = threading.Thread(target=follow, name="learning curve", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def finish(self, outcome: dict[str, Any]) -> None:
+        """Log what the stages reported, and the decision."""
+        self._log_curve()
+        report = read_json(self.workspace.evaluation / "evaluation.json")
+        for model, metrics in report["models"].items():
+            for name in ("accuracy", "macro_f1", "calibration_error"):
+                self.client.log_metric(self.run_id, f"{model}.{name}", metrics[name])
+        for name in ("validation", "split", "encoding", "decision"):
+            path = self.workspace.reports / f"{name}.json"
+            self.client.log_artifact(self.run_id, str(path), "reports")
+        self.client.log_artifacts(self.run_id, str(self.workspace.evaluation), "reports/evaluation")
+        with tempfile.TemporaryDirectory() as scratch:
+            record = collect(self.workspace, self.params, Path(scratch))
+            self.client.log_artifacts(self.run_id, scratch, "lineage")
+        for name, value in {**outcome, **{f"lineage.{key}": value for key, value in record.items()}}.items():
+            self.client.set_tag(self.run_id, f"staytuned.{name}", str(value))
+
+    def _log_curve(self) -> None:
+        from mlflow.entities import Metric
+
+        with self.workspace.curve.open(encoding="utf-8", newline="") as handle:
+            lines = [line for line in handle if line.endswith("\n")]  # a line may be half written
+        rows = list(csv.DictReader(lines))
+        now = int(time.time() * 1000)
+        points = [
+            Metric(name, float(value), now, int(row["step"]))
+            for row in rows[self._logged :]
+            for name, value in row.items()
+            if name != "step"
+        ]
+        if points:
+            self.client.log_batch(self.run_id, metrics=points)
+        self._logged = len(rows)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,226 @@
+"""The model registry on MLflow: runs, versions, aliases. SQLite in the workspace, or any MLflow server."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from staytuned.errors import RegistryError
+from staytuned.params import Params
+from staytuned.workspace import Workspace
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+KEY = "staytuned.key"  # tag on runs and versions: the decision that they belong to
+WEIGHTS = "staytuned.weights"
+EXACT = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["DO_NOT_TRACK"] = "true"
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+
+def database(workspace: Workspace) -> Path:
+    """The SQLite file of a registry in the workspace."""
+    return workspace.var / "mlflow.db"
+
+
+def tracking_uri(workspace: Workspace, params: Params) -> str:
+    """Where MLflow keeps its records."""
+    return params.registry.tracking_uri or f"sqlite:///{database(workspace)}"
+
+
+def alias_now(workspace: Workspace, params: Params, alias: str) -> int | None:
+    """The version that an alias names, asked without importing MLflow; None where there is none.
+
+    Raises:
+        RegistryError: the registry does not answer.
+    """
+    model = params.registry.model
+    if params.registry.tracking_uri is None:
+        if not database(workspace).exists():
+            return None
+        with closing(sqlite3.connect(f"file:{database(workspace)}?mode=ro", uri=True)) as db:
+            query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
+            row = db.execute(query, (model, alias)).fetchone()
+        return int(row[0]) if row else None
+    query = urllib.parse.urlencode({"name": model, "alias": alias})
+    url = f"{params.registry.tracking_uri}/api/2.0/mlflow/registered-models/alias?{query}"
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return int(json.load(answer)["model_version"]["version"])
+    except urllib.error.HTTPError as error:
+        if error.code in (400, 404):
+            return None
+        raise _silent(params, error) from error
+    except OSError as error:
+        raise _silent(params, error) from error
+
+
+def _silent(params: Params, error: Exception) -> RegistryError:
+    return RegistryError(
+        f"the registry at {params.registry.tracking_uri} (registry.tracking_uri) does not answer: {error}; "
+        "start it, or mend the address; the champion goes on answering, and `staytuned run` goes on from here"
+    )
+
+
+class Registry:
+    """MLflow under the workspace's params; every failure to reach it is a RegistryError."""
+
+    def __init__(self, workspace: Workspace, params: Params) -> None:
+        if params.registry.tracking_uri:
+            alias_now(workspace, params, CHAMPION)  # an answer within seconds, where MLflow would try for minutes
+        else:
+            _settle(workspace)
+        import mlflow
+
+        self.workspace = workspace
+        self.model = params.registry.model
+        self.labels = params.task.labels
+        self.mlflow = mlflow
+        uri = tracking_uri(workspace, params)
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        self.client = mlflow.MlflowClient()
+        self.experiment = self._experiment(local=params.registry.tracking_uri is None)
+
+    def _experiment(self, local: bool) -> str:
+        found = self.client.get_experiment_by_name(self.model)
+        if found:
+            return str(found.experiment_id)
+        place = (self.workspace.var / "mlflow-artifacts").as_uri() if local else None
+        return str(self.client.create_experiment(self.model, artifact_location=place))
+
+    @contextmanager
+    def run(self) -> Iterator[str]:
+        """A new MLflow run, finished or failed as the block ends; one that was cut off earlier is marked killed."""
+        for left in self.client.search_runs([self.experiment], "attributes.status = 'RUNNING'"):
+            self.client.set_terminated(left.info.run_id, "KILLED")
+        run_id = str(self.client.create_run(self.experiment, run_name="retrain").info.run_id)
+        try:
+            yield run_id
+        except BaseException:
+            self.client.set_terminated(run_id, "FAILED")
+            raise
+        self.client.set_terminated(run_id, "FINISHED")
+
+    def version_of(self, key: str) -> int | None:
+        """The version that was registered for a decision, so that a cut road does not register twice."""
+        found = self.client.search_model_versions(f"name = '{self.model}' and tags.`{KEY}` = '{key}'")
+        return max((int(version.version) for version in found), default=None)
+
+    def register(self, run_id: str, key: str, weights: str, example: list[str], card: str) -> int:
+        """Log the candidate as a model from code and register it; returns the version."""
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+        from pandas import DataFrame
+
+        outputs = [ColSpec("string", "label"), *(ColSpec("double", label) for label in self.labels)]
+        signature = ModelSignature(
+            inputs=Schema([ColSpec("string", "text")]),
+            outputs=Schema(outputs),
+            params=ParamSchema([ParamSpec("output", "string", "probabilities")]),
+        )
+        with self.mlflow.start_run(run_id=run_id):
+            logged = self.mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+                code_paths=[str(Path(__file__).parents[1] / "classifier.py")],
+                artifacts={"model": str(self.workspace.candidate)},
+                signature=signature,
+                input_example=DataFrame({"text": example}),
+                pip_requirements=[f"{name}=={_installed(name)}" for name in EXACT],
+                metadata={KEY: key},
+            )
+        # the block above ends the run; it goes on
+        self.client.update_run(run_id, status="RUNNING")
+        if not self.client.search_registered_models(f"name = '{self.model}'"):
+            self.client.create_registered_model(self.model)
+        tags = {KEY: key, WEIGHTS: weights}
+        version = self.client.create_model_version(
+            self.model, logged.model_uri, run_id=run_id, tags=tags, description=card, model_id=logged.model_id
+        )
+        return int(version.version)
+
+    def fetch(self, version: int, folder: Path) -> Path:
+        """Download a registered version into ``folder``; returns where it lies."""
+        uri = f"models:/{self.model}/{version}"
+        return Path(self.mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+
+    def model_folder(self, version: int) -> Path:
+        """A local copy of a version's model folder, fetched when it is not there yet."""
+        kept = self.workspace.var / "versions" / str(version)
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+                fetched = self.fetch(version, Path(scratch))
+                model = next(fetched.rglob("staytuned.json")).parent
+                model.rename(kept)
+        return kept
+
+    def reload(self, version: int, texts: list[str], threads: int) -> Any:
+        """The logits of a registered version, reloaded offline in a fresh process, elsewhere, without this package.
+
+        Raises:
+            RegistryError: it cannot be loaded there.
+        """
+        import numpy
+
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            model = self.fetch(version, folder / "model")
+            (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+            check = shutil.copy(Path(__file__).with_name("reload_check.py"), folder)
+            command = [sys.executable, "-I", check, str(model), str(folder / "texts.json"), str(folder / "logits.npy")]
+            environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+            if done.returncode:
+                raise RegistryError(f"version {version} does not load in a fresh process:\n{done.stderr[-2000:]}")
+            return numpy.load(folder / "logits.npy", allow_pickle=False)
+
+    def set_alias(self, alias: str, version: int) -> None:
+        """Let ``alias`` name ``version``."""
+        self.client.set_registered_model_alias(self.model, alias, version)
+
+    def delete_alias(self, alias: str) -> None:
+        """Let ``alias`` name nothing."""
+        self.client.delete_registered_model_alias(self.model, alias)
+
+
+def _installed(name: str) -> str:
+    from importlib.metadata import version
+
+    return version(name).split("+")[0]
+
+
+def _settle(workspace: Workspace) -> None:
+    """SQLite holds absolute paths; when the workspace has moved, they move with it."""
+    workspace.var.mkdir(exist_ok=True)
+    marker, now = workspace.var / "root", str(workspace.root)
+    before = marker.read_text() if marker.exists() else now
+    if before != now and database(workspace).exists():
+        columns = {
+            "experiments": ["artifact_location"],
+            "runs": ["artifact_uri"],
+            "logged_models": ["artifact_location"],
+            "model_versions": ["source", "storage_location"],
+        }
+        with closing(sqlite3.connect(database(workspace))) as db, db:
+            for table, names in columns.items():
+                for name in names:
+                    for old, new in ((Path(before).as_uri(), Path(now).as_uri()), (before, now)):
+                        db.execute(
+                            f"UPDATE {table} SET {name} = ? || substr({name}, ?) WHERE {name} LIKE ?",
+                            (f"{new}/", len(old) + 2, f"{old}/%"),
+                        )
+    marker.write_text(now)

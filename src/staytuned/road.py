@@ -1,0 +1,133 @@
+"""What the commands do to a workspace: ingest, readmit, sync, run. Each is whole or leaves things as they were."""
+
+import asyncio
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from staytuned import pipeline
+from staytuned.data import batches, example
+from staytuned.data.readers import Reader
+from staytuned.errors import DataError, GateError, MissingError
+from staytuned.params import Params
+from staytuned.progress import busy
+from staytuned.registry import pin
+from staytuned.registry.release import Release, finished
+from staytuned.summary import summary
+from staytuned.pages import prefect_settings
+from staytuned.workspace import Workspace
+
+if TYPE_CHECKING:
+    from staytuned.data.batches import Batch
+
+
+def run(workspace: Workspace) -> Release:
+    """From rows to a decision; does nothing, and says so, when nothing is left to do.
+
+    Raises:
+        GateError: the gate blocked the candidate.
+        StaytunedError: whatever stopped the road; the former champion goes on answering.
+    """
+    params = Params.read(workspace.params)
+    pipeline.pin_code(workspace)
+    already = _nothing_to_do(workspace, params)
+    if already:
+        print(_said_already(already))
+        return already
+    if not batches.manifest(workspace):
+        _first_batch(workspace, params)
+    outcome = _flow(workspace)
+    summary(workspace, params, outcome)
+    if outcome.decision.outcome == "BLOCK":
+        raise GateError("the gate blocked the candidate:\n  " + "\n  ".join(outcome.decision.reasons))
+    return outcome
+
+
+def _nothing_to_do(workspace: Workspace, params: Params) -> Release | None:
+    if not workspace.ledger.exists():
+        return None
+    already = finished(workspace, params)
+    if already:
+        pin.check_alias(workspace, params)
+    return already
+
+
+def _said_already(release: Release) -> str:
+    kept = f"version {release.version} is {release.alias}" if release.version else "nothing was registered"
+    return f"nothing to do: no row, parameter or line of code has changed since {release.decision.outcome}; {kept}"
+
+
+def _first_batch(workspace: Workspace, params: Params) -> None:
+    source = params.ingest.example
+    if source is None:
+        raise DataError("there is no batch yet; add one with `staytuned ingest FILE`")
+    with busy(f"fetching the example data ({example.PACKAGE}, {source})"):
+        path = example.fetch(source, workspace.root / "data" / "incoming")
+    ingest(workspace, path)
+
+
+def _flow(workspace: Workspace) -> Release:
+    """Run the workspace's flow, loaded by its entry point as Prefect does."""
+    prefect_settings(workspace)
+    with busy("starting Prefect"):
+        from prefect.flows import load_flow_from_entrypoint
+        from prefect.client.orchestration import get_client
+
+        flow: Any = load_flow_from_entrypoint(workspace.flow)
+
+        async def answer() -> None:
+            async with get_client() as client:
+                await client.hello()
+
+        asyncio.run(answer())
+    released: Release = flow(workspace=str(workspace.root))
+    return released
+
+
+def ingest(workspace: Workspace, path: Path) -> tuple["Batch", bool]:
+    """Make a batch of a file, pin the champion that its rows will be judged beside, point DVC at both."""
+    params = Params.read(workspace.params)
+    reader = Reader(path, params.ingest.columns, params.ingest.encodings)
+    return _arrive(workspace, params, reader)
+
+
+def readmit(workspace: Workspace, path: Path) -> tuple["Batch", bool]:
+    """Take in rows that were corrected in a copy of the quarantine.
+
+    Raises:
+        DataError: a row carries a key that is not in the quarantine.
+    """
+    params = Params.read(workspace.params)
+    reader = batches.Corrected(path, params.ingest.columns.keep)
+    if not workspace.quarantine.exists():
+        raise MissingError(f"there is no {workspace.quarantine}; `staytuned run` makes it")
+    with workspace.quarantine.open(encoding="utf-8", newline="") as handle:
+        known = {row["key"] for row in csv.DictReader(handle)}
+    strange = sorted({str(row["readmits"]) for row in reader.rows()} - known)
+    if strange:
+        raise DataError(f"{path} has the keys {strange[:5]}, which are not in {workspace.quarantine}; leave the "
+                        "column `key` as it is there")
+    return _arrive(workspace, params, reader)
+
+
+def _arrive(workspace: Workspace, params: Params, reader: Reader) -> tuple["Batch", bool]:
+    with workspace.hold():
+        with busy(f"ingesting {reader.path.name}"):
+            batch, new = batches.add(workspace, reader, readmits=isinstance(reader, batches.Corrected))
+            pipeline.pin_code(workspace)
+            pin.refresh(workspace, params)
+            pipeline.track(workspace, workspace.batches, workspace.pin)
+    if new:
+        decoded = "".join(f", {count} lines decoded as {name}" for name, count in batch.decoded.items())
+        problems = f", {batch.problems} that could not be read whole" if batch.problems else ""
+        print(f"ingested {batch.rows} rows of {batch.file} as batch {batch.batch[:16]}{decoded}{problems}")
+    else:
+        print(f"batch {batch.batch[:16]} holds these {batch.rows} rows since {batch.arrived}; nothing was added")
+    return batch, new
+
+
+def sync(workspace: Workspace) -> None:
+    """Set the alias to what the ledger says, and pin the champion of today."""
+    with workspace.hold():
+        for line in pin.sync(workspace, Params.read(workspace.params)) or ["nothing to do"]:
+            print(line)

@@ -1,0 +1,46 @@
+"""The short table at the end of a run."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from staytuned.files import read_json
+from staytuned.params import Params
+from staytuned.registry.release import Release
+from staytuned.workspace import Workspace
+
+
+def summary(workspace: Workspace, params: Params, release: Release) -> None:
+    """The short table at the end of a run."""
+    rows = read_json(workspace.reports / "validation.json")
+    split = read_json(workspace.reports / "split.json")
+    report = read_json(workspace.evaluation / "evaluation.json")
+    models = report["models"]
+    table = Table(show_header=False, title="staytuned", title_justify="left")
+    table.add_row("rows in", f"{rows['rows']}: {rows['accepted']} accepted, {rows['quarantined']} quarantined")
+    sides = ", ".join(f"{count} {side}" for side, count in split["sides"].items())
+    table.add_row("split", f"{sides}; {split['bridging_rows_kept_out']} kept out")
+    titles = {"base": "before fine-tuning", "candidate": "candidate", "champion": "champion", "best": "best ever"}
+    for name, title in titles.items():
+        if name in models:
+            table.add_row(title, _line(models[name]))
+    table.add_row("gate", "\n".join([release.decision.outcome, *release.decision.reasons]))
+    if release.version:
+        table.add_row("registered", f"{params.registry.model} version {release.version}, alias {release.alias}")
+    where = [
+        ("report", workspace.evaluation / "report.html"),
+        ("Data Docs", workspace.data_docs / "index.html"),
+        ("MLflow, Prefect", "`make ui` or `staytuned ui`: http://127.0.0.1:5000 and http://127.0.0.1:4200"),
+    ]
+    for name, place in where:
+        shown = place.relative_to(workspace.root) if isinstance(place, Path) else place
+        table.add_row(name, str(shown))
+    Console().print(table)
+
+
+def _line(model: dict[str, Any]) -> str:
+    low, high = model["intervals"]["macro_f1"]
+    version = f"version {model['version']}, " if "version" in model else ""
+    return f"{version}accuracy {model['accuracy']:.3f}, macro-F1 {model['macro_f1']:.3f} ({low:.3f} to {high:.3f})"

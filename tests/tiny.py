@@ -1,0 +1,99 @@
+"""A tiny road: a model of some thousand weights made in memory, and rows written for it."""
+
+import csv
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from ruamel.yaml import YAML
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel
+
+from staytuned.start import init
+from staytuned.workspace import Workspace
+
+GOOD = ["great", "lovely", "solid", "bright", "handy", "swift"]
+BAD = ["awful", "broken", "dull", "noisy", "flimsy", "slow"]
+PLAIN = ["grey", "square", "boxed", "printed", "metal", "plain"]
+THINGS = ["phone", "lamp", "kettle", "router", "chair", "radio", "camera", "drill", "clock", "desk"]
+FRAMES = ["the {thing} is {word}", "a {word} {thing} again", "my {thing} came {word} today", "{word} {thing} overall"]
+WORDS = sorted({*GOOD, *BAD, *PLAIN, *THINGS, *" ".join(FRAMES).replace("{", "").replace("}", "").split(), "number"})
+DIGITS = list("0123456789")
+
+
+def make_base(folder: Path) -> Path:
+    """A BERT of two layers, 32 wide, with a tokenizer over the words above."""
+    folder.mkdir(parents=True)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = [*special, *WORDS, *DIGITS, *(f"##{digit}" for digit in DIGITS)]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=len(pieces), **shape)).save_pretrained(folder)
+    return folder
+
+
+def make_rows(count: int, seed: int = 0, source: str = "shop") -> list[dict[str, str]]:
+    """Rows with id, text, label, source and document; every label and many documents occur."""
+    chance = random.Random(seed)
+    rows = []
+    for number in range(count):
+        label, words = chance.choice([("positive", GOOD), ("negative", BAD), ("neutral", PLAIN)])
+        frame = chance.choice(FRAMES)
+        text = frame.format(thing=chance.choice(THINGS), word=chance.choice(words)) + f" number {seed}{number:05d}"
+        document = str(number // 4)
+        rows.append({"id": f"{seed}-{number}", "text": text, "label": label, "source": source, "document": f"{seed}-{document}"})
+    return rows
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Rows as a csv file."""
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        table = csv.DictWriter(handle, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    return path
+
+
+def set_params(workspace: Workspace, **changes: Any) -> None:
+    """Change params by dotted name, with ``__`` for the dot."""
+    yaml = YAML()
+    params = yaml.load(workspace.params)
+    for name, value in changes.items():
+        *sections, key = name.split("__")
+        section = params
+        for part in sections:
+            section = section[part]
+        section[key] = value
+    yaml.dump(params, workspace.params)
+
+
+def make_workspace(folder: Path) -> Workspace:
+    """A workspace on the tiny model, with floors that it can clear and nothing to fetch."""
+    workspace = init(folder)
+    make_base(folder / "base-models" / "tiny")
+    set_params(
+        workspace,
+        model__base="tiny",
+        ingest__columns__id="id",
+        ingest__columns__source="source",
+        ingest__columns__group="document",
+        encode__max_tokens=32,
+        train__epochs=6,
+        train__learning_rate=5e-3,
+        train__threads=1,
+        evaluate__bootstrap=200,
+        gate__min_test_rows=20,
+        gate__max_calibration_error=0.5,
+        gate__min_gain=-0.5,
+        registry__model="tiny",
+    )
+    return workspace
