@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+
 from staytuned import pipeline
 from staytuned.errors import BusyError, RegistryError, StageError
 from staytuned.params import Params
@@ -25,13 +26,25 @@ def may_pass(_task: Any, _run: Any, state: Any) -> bool:
     return isinstance(error, (BusyError, RegistryError))
 
 
-@task(task_run_name="{stage}", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass, cache_policy=NO_CACHE)
+@task(
+    task_run_name="{stage}",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+)
 def run_stage(workspace: Path, stage: str) -> bool:
     """Run one stage through DVC; False if it was up to date."""
     return pipeline.run_stage(Workspace(workspace), stage)
 
 
-@task(task_run_name="release", retries=2, retry_delay_seconds=5, retry_condition_fn=may_pass, cache_policy=NO_CACHE)
+@task(
+    task_run_name="release",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+)
 def run_release(workspace: Path, run_id: str) -> Release:
     """Decide, register, promote."""
     space = Workspace(workspace)

@@ -18,7 +18,12 @@ GOOD = ["great", "lovely", "solid", "bright", "handy", "swift"]
 BAD = ["awful", "broken", "dull", "noisy", "flimsy", "slow"]
 PLAIN = ["grey", "square", "boxed", "printed", "metal", "plain"]
 THINGS = ["phone", "lamp", "kettle", "router", "chair", "radio", "camera", "drill", "clock", "desk"]
-FRAMES = ["the {thing} is {word}", "a {word} {thing} again", "my {thing} came {word} today", "{word} {thing} overall"]
+FRAMES = [
+    "the {thing} is {word}",
+    "a {word} {thing} again",
+    "my {thing} came {word} today",
+    "{word} {thing} overall",
+]
 WORDS = sorted({*GOOD, *BAD, *PLAIN, *THINGS, *" ".join(FRAMES).replace("{", "").replace("}", "").split(), "number"})
 DIGITS = list("0123456789")
 
@@ -36,7 +41,13 @@ def make_base(folder: Path) -> Path:
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "initializer_range": 0.3,
+    }
     BertModel(BertConfig(vocab_size=len(pieces), **shape)).save_pretrained(folder)
     return folder
 
@@ -50,7 +61,15 @@ def make_rows(count: int, seed: int = 0, source: str = "shop") -> list[dict[str,
         frame = chance.choice(FRAMES)
         text = frame.format(thing=chance.choice(THINGS), word=chance.choice(words)) + f" number {seed}{number:05d}"
         document = str(number // 4)
-        rows.append({"id": f"{seed}-{number}", "text": text, "label": label, "source": source, "document": f"{seed}-{document}"})
+        rows.append(
+            {
+                "id": f"{seed}-{number}",
+                "text": text,
+                "label": label,
+                "source": source,
+                "document": f"{seed}-{document}",
+            }
+        )
     return rows
 
 
@@ -88,9 +107,13 @@ def make_workspace(folder: Path) -> Workspace:
         ingest__columns__group="document",
         encode__max_tokens=32,
         train__epochs=6,
-        train__learning_rate=5e-3,
+        train__learning_rate=6e-3,
+        train__patience=12,
+        train__dropout=0.0,
         train__threads=1,
         evaluate__bootstrap=200,
+        gate__min_accuracy=0.5,
+        gate__min_macro_f1=0.4,
         gate__min_test_rows=20,
         gate__max_calibration_error=0.5,
         gate__min_gain=-0.5,

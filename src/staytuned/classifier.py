@@ -8,6 +8,7 @@ import numpy
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification
+from transformers.utils import logging
 
 BATCH_TOKENS = 4096  # texts of like length are scored together, up to this many tokens
 
@@ -17,6 +18,7 @@ class Classifier:
 
     def __init__(self, folder: Path | str) -> None:
         folder = Path(folder)
+        logging.disable_progress_bar()
         about = json.loads((folder / "staytuned.json").read_text(encoding="utf-8"))
         self.labels: list[str] = about["labels"]
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -95,7 +95,9 @@ def init(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     from staytuned import start
 
     start.init(arguments.folder)
-    print(f"made a workspace in {arguments.folder}: set your columns and labels in its params.yaml, then in that folder")
+    print(
+        f"made a workspace in {arguments.folder}: set your columns and labels in its params.yaml, then in that folder"
+    )
     print("`staytuned ingest FILE` and `staytuned run`")
 
 
@@ -105,7 +107,9 @@ SOURCES = ("product", "film", "tweet", "editorial")
 
 def parser() -> argparse.ArgumentParser:
     """The command line; a command's help is its docstring."""
-    top = argparse.ArgumentParser(prog="staytuned", description="Keeps a fine-tuned language model good while its data drifts.")
+    top = argparse.ArgumentParser(
+        prog="staytuned", description="Keeps a fine-tuned language model good while its data drifts."
+    )
     top.add_argument("--workspace", type=Path, metavar="DIR", help="default: the one that holds the working directory")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
@@ -133,7 +137,9 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run a command; the exit status is that of staytuned.errors."""
     arguments = parser().parse_args()
-    if arguments.command is predict and (bool(arguments.text) == bool(arguments.file) or bool(arguments.file) != bool(arguments.out)):
+    if arguments.command is predict and (
+        bool(arguments.text) == bool(arguments.file) or bool(arguments.file) != bool(arguments.out)
+    ):
         arguments.usage_error("give a text, or --file with --out")
     from staytuned.errors import StaytunedError, from_os_error
     from staytuned.workspace import Workspace

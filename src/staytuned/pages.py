@@ -23,7 +23,14 @@ def serve(workspace: Workspace) -> None:
     """Serve the pages of MLflow and Prefect on loopback until Ctrl-C."""
     prefect_settings(workspace)
     workspace.var.mkdir(exist_ok=True)
-    mlflow = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{workspace.var / 'mlflow.db'}"]
+    mlflow = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        f"sqlite:///{workspace.var / 'mlflow.db'}",
+    ]
     mlflow += ["--default-artifact-root", (workspace.var / "mlflow-artifacts").as_uri(), "--workers", "1"]
     prefect = [sys.executable, "-m", "prefect", "server", "start"]
     places = {"MLflow": (mlflow, 5000), "Prefect": (prefect, 4200)}

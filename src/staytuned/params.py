@@ -36,8 +36,7 @@ class RatingLabels(Section):
         below = info.data.get("negative_below")
         if below is not None and value < below:
             raise ValueError(
-                f"is {value}, under task.label_from_rating.negative_below, which is {below}; "
-                "one of the two must change"
+                f"is {value}, under task.label_from_rating.negative_below, which is {below}; one of the two must change"
             )
         return value
 

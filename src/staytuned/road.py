@@ -9,12 +9,12 @@ from staytuned import pipeline
 from staytuned.data import batches, example
 from staytuned.data.readers import Reader
 from staytuned.errors import DataError, GateError, MissingError
+from staytuned.pages import prefect_settings
 from staytuned.params import Params
 from staytuned.progress import busy
 from staytuned.registry import pin
 from staytuned.registry.release import Release, finished
 from staytuned.summary import summary
-from staytuned.pages import prefect_settings
 from staytuned.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def _flow(workspace: Workspace) -> Release:
     """Run the workspace's flow, loaded by its entry point as Prefect does."""
     prefect_settings(workspace)
     with busy("starting Prefect"):
-        from prefect.flows import load_flow_from_entrypoint
         from prefect.client.orchestration import get_client
+        from prefect.flows import load_flow_from_entrypoint
 
         flow: Any = load_flow_from_entrypoint(workspace.flow)
 
@@ -105,18 +105,19 @@ def readmit(workspace: Workspace, path: Path) -> tuple["Batch", bool]:
         known = {row["key"] for row in csv.DictReader(handle)}
     strange = sorted({str(row["readmits"]) for row in reader.rows()} - known)
     if strange:
-        raise DataError(f"{path} has the keys {strange[:5]}, which are not in {workspace.quarantine}; leave the "
-                        "column `key` as it is there")
+        raise DataError(
+            f"{path} has the keys {strange[:5]}, which are not in {workspace.quarantine}; leave the "
+            "column `key` as it is there"
+        )
     return _arrive(workspace, params, reader)
 
 
 def _arrive(workspace: Workspace, params: Params, reader: Reader) -> tuple["Batch", bool]:
-    with workspace.hold():
-        with busy(f"ingesting {reader.path.name}"):
-            batch, new = batches.add(workspace, reader, readmits=isinstance(reader, batches.Corrected))
-            pipeline.pin_code(workspace)
-            pin.refresh(workspace, params)
-            pipeline.track(workspace, workspace.batches, workspace.pin)
+    with workspace.hold(), busy(f"ingesting {reader.path.name}"):
+        batch, new = batches.add(workspace, reader, readmits=isinstance(reader, batches.Corrected))
+        pipeline.pin_code(workspace)
+        pin.refresh(workspace, params)
+        pipeline.track(workspace, workspace.batches, workspace.pin)
     if new:
         decoded = "".join(f", {count} lines decoded as {name}" for name, count in batch.decoded.items())
         problems = f", {batch.problems} that could not be read whole" if batch.problems else ""

@@ -31,11 +31,8 @@ def champion(workspace: Workspace) -> tuple[int, "Classifier"]:
         raise MissingError("there is no champion yet; `staytuned run` trains one and promotes it if the gate agrees")
     folder = local_copy(workspace, Params.read(workspace.params), last.facts["version"])
 
-    from transformers.utils import logging
-
     from staytuned.classifier import Classifier
 
-    logging.disable_progress_bar()
     return last.facts["version"], Classifier(folder)
 
 

@@ -10,7 +10,12 @@ from staytuned.errors import DataError
 from staytuned.pipeline import SOURCE, pin_code
 from staytuned.workspace import Workspace
 
-HIDDEN = {"gitignore": ".gitignore", "dvcignore": ".dvcignore", "dvc/gitignore": "dvc/.gitignore", "dvc": ".dvc"}
+HIDDEN = {
+    "gitignore": ".gitignore",
+    "dvcignore": ".dvcignore",
+    "dvc/gitignore": "dvc/.gitignore",
+    "dvc": ".dvc",
+}
 
 
 def init(folder: Path) -> Workspace:
@@ -40,7 +45,14 @@ def _for_own_data(path: Path) -> None:
     params = yaml.load(path)
     params["task"]["label_from_rating"] = None
     params["ingest"]["example"] = None
-    columns = {"text": "text", "label": "label", "id": None, "source": None, "group": None, "keep": []}
+    columns: dict[str, object] = {
+        "text": "text",
+        "label": "label",
+        "id": None,
+        "source": None,
+        "group": None,
+        "keep": [],
+    }
     params["ingest"]["columns"].update(columns)
     yaml.dump(params, path)
 

@@ -22,7 +22,12 @@ def summary(workspace: Workspace, params: Params, release: Release) -> None:
     table.add_row("rows in", f"{rows['rows']}: {rows['accepted']} accepted, {rows['quarantined']} quarantined")
     sides = ", ".join(f"{count} {side}" for side, count in split["sides"].items())
     table.add_row("split", f"{sides}; {split['bridging_rows_kept_out']} kept out")
-    titles = {"base": "before fine-tuning", "candidate": "candidate", "champion": "champion", "best": "best ever"}
+    titles = {
+        "base": "before fine-tuning",
+        "candidate": "candidate",
+        "champion": "champion",
+        "best": "best ever",
+    }
     for name, title in titles.items():
         if name in models:
             table.add_row(title, _line(models[name]))

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -109,9 +108,11 @@ def check_manifest(workspace: Workspace) -> None:
         DataError: names what is missing or not known.
     """
     named = {path_of(workspace, batch.batch).name for batch in manifest(workspace)}
-    found = set(os.listdir(workspace.batches)) if workspace.batches.is_dir() else set()
+    found = {path.name for path in workspace.batches.iterdir()} if workspace.batches.is_dir() else set()
     if named - found:
         raise DataError(f"{workspace.batches} lacks {sorted(named - found)}; fetch them with `dvc pull`")
     if found - named:
-        raise DataError(f"{workspace.batches} holds {sorted(found - named)}, which the manifest does not know; "
-                        "add rows with `staytuned ingest`, and move these away")
+        raise DataError(
+            f"{workspace.batches} holds {sorted(found - named)}, which the manifest does not know; "
+            "add rows with `staytuned ingest`, and move these away"
+        )

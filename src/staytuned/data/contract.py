@@ -97,7 +97,9 @@ def _expectations(contract: Contract) -> list[Any]:
         ),
         gxe.ExpectColumnValuesToNotMatchRegex(column="text", regex=r"\x00", meta=because("text holds NUL")),
         gxe.ExpectColumnValuesToNotMatchRegex(
-            column="text", regex="\N{REPLACEMENT CHARACTER}", meta=because("text holds bytes that were not decoded")
+            column="text",
+            regex="\N{REPLACEMENT CHARACTER}",
+            meta=because("text holds bytes that were not decoded"),
         ),
         gxe.ExpectColumnValuesToNotBeNull(column="label", meta=because("has no label")),
         gxe.ExpectColumnValuesToBeInSet(

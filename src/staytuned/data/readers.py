@@ -76,6 +76,7 @@ class Reader:
     def _jsonl(self) -> Iterator[tuple[dict[str, Any], str | None]]:
         bad: list[int] = []
         checked = False
+        problem: str | None
         with self.path.open("rb") as handle:
             for number, line in enumerate(self._decode(handle, bad), 1):
                 if not line.strip():
@@ -85,7 +86,10 @@ class Reader:
                 except json.JSONDecodeError as error:
                     if not line.endswith("\n"):
                         raise DataError(f"{self.path} is cut short in line {number}: {error.msg}") from None
-                    values, problem = {self.columns.text: line}, f"line {number} is not valid JSON: {error.msg}"
+                    values, problem = (
+                        {self.columns.text: line},
+                        f"line {number} is not valid JSON: {error.msg}",
+                    )
                 else:
                     problem = _encoding_problem(bad)
                     if not isinstance(values, dict):
@@ -129,7 +133,9 @@ class Reader:
 
     def _check_columns(self, present: list[str]) -> None:
         named = self.columns.model_dump(exclude={"keep"})
-        missing = [f"ingest.columns.{ours}: {theirs}" for ours, theirs in named.items() if theirs and theirs not in present]
+        missing = [
+            f"ingest.columns.{ours}: {theirs}" for ours, theirs in named.items() if theirs and theirs not in present
+        ]
         missing += [f"ingest.columns.keep: {name}" for name in self.columns.keep if name not in present]
         if missing:
             raise DataError(
@@ -145,8 +151,7 @@ class Reader:
         columns = self.columns
         source = value(columns.source) or NO_SOURCE
         text, label, group = value(columns.text), value(columns.label), value(columns.group)
-        if text is not None and not text.isascii():
-            text, problem = _whole(text, problem)
+        text, problem = _whole(text, problem)
         identity = value(columns.id) if columns.id else _content_id(text, label)
         row: Row = {
             "row": f"{source}:{identity}" if identity else None,
@@ -168,8 +173,10 @@ def _encoding_problem(bad: list[int]) -> str | None:
     return f"line {numbers} holds bytes of no listed encoding"
 
 
-def _whole(text: str, problem: str | None) -> tuple[str, str | None]:
+def _whole(text: str | None, problem: str | None) -> tuple[str | None, str | None]:
     """Half of a surrogate pair, as JSON can smuggle in, cannot be stored: replace it and say so."""
+    if text is None or text.isascii():
+        return text, problem
     try:
         text.encode()
     except UnicodeEncodeError:

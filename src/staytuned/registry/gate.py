@@ -67,9 +67,11 @@ def _missing(report: dict[str, Any], standing: Standing, policy: Gate) -> list[s
     found = []
     for name in ("candidate", "base"):
         metrics = models.get(name, {})
-        for metric in ("accuracy", "macro_f1", "calibration_error"):
-            if not math.isfinite(metrics.get(metric, math.nan)):
-                found.append(f"no {metric} of the {name}: missing evidence")
+        found += [
+            f"no {metric} of the {name}: missing evidence"
+            for metric in ("accuracy", "macro_f1", "calibration_error")
+            if not math.isfinite(metrics.get(metric, math.nan))
+        ]
     rows = report.get("test", {}).get("rows", 0)
     if rows < policy.min_test_rows:
         found.append(f"{rows} test rows, under gate.min_test_rows {policy.min_test_rows}: missing evidence")
@@ -77,9 +79,12 @@ def _missing(report: dict[str, Any], standing: Standing, policy: Gate) -> list[s
         if version is None or (name == "best" and version == standing.champion):
             continue
         if models.get(name, {}).get("version") != version:
-            found.append(f"version {version}, the {name}, was not scored beside the candidate; `staytuned sync` pins it")
+            found.append(
+                f"version {version}, the {name}, was not scored beside the candidate; `staytuned sync` pins it"
+            )
         elif not all(
-            math.isfinite(value) for value in report["comparisons"].get(name, {}).get("macro_f1", {}).get("interval", [math.nan])
+            math.isfinite(value)
+            for value in report["comparisons"].get(name, {}).get("macro_f1", {}).get("interval", [math.nan])
         ):
             found.append(f"no interval of the difference to the {name}: missing evidence")
     return found
@@ -93,9 +98,15 @@ def _floors(report: dict[str, Any], policy: Gate) -> tuple[list[str], list[str]]
         ("accuracy", candidate["accuracy"], "gate.min_accuracy", policy.min_accuracy, 1),
         ("macro-F1", candidate["macro_f1"], "gate.min_macro_f1", policy.min_macro_f1, 1),
         ("accuracy above frozen embeddings", gain, "gate.min_gain", policy.min_gain, 1),
-        ("calibration error", candidate["calibration_error"], "gate.max_calibration_error", policy.max_calibration_error, -1),
+        (
+            "calibration error",
+            candidate["calibration_error"],
+            "gate.max_calibration_error",
+            policy.max_calibration_error,
+            -1,
+        ),
     ]
-    missed, cleared = [], []
+    missed, cleared = list[str](), list[str]()
     for what, value, key, bound, sign in checks:
         good = sign * value >= sign * bound
         relation = ("≥" if good else "<") if sign > 0 else ("≤" if good else ">")

@@ -44,7 +44,7 @@ class Ledger:
             db.execute("BEGIN IMMEDIATE")
             last = db.execute("SELECT number, seal FROM entries ORDER BY number DESC LIMIT 1").fetchone()
             number, before = last or (0, "")
-            body = {
+            body: dict[str, Any] = {
                 "kind": kind,
                 "when": datetime.now(UTC).isoformat(timespec="seconds"),
                 "who": getpass.getuser(),

@@ -17,7 +17,13 @@ from staytuned.workspace import Workspace
 def collect(workspace: Workspace, params: Params, folder: Path) -> dict[str, Any]:
     """Write the files into ``folder`` and return the short record, which is among them as ``lineage.json``."""
     pointers = sorted(workspace.root.glob("data/*.dvc"))
-    for path in (workspace.params, workspace.lock, workspace.root / "dvc.yaml", workspace.manifest, *pointers):
+    for path in (
+        workspace.params,
+        workspace.lock,
+        workspace.root / "dvc.yaml",
+        workspace.manifest,
+        *pointers,
+    ):
         if path.exists():
             shutil.copy(path, folder)
     packages = sorted({f"{dist.name}=={dist.version}" for dist in importlib.metadata.distributions()})

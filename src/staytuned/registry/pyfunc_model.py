@@ -15,7 +15,8 @@ class TextClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
         self.classifier = Classifier(context.artifacts["model"])
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> pandas.DataFrame:
+    # no type hint on model_input: MLflow would take it for the schema, which is the signature's to give
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Predict; ``params["output"]`` is ``probabilities`` or ``logits``."""
         texts = list(model_input["text"])
         logits = (params or {}).get("output") == "logits"

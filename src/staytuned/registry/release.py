@@ -35,7 +35,8 @@ Three facts first: {{ task.name }} with the labels {{ task.labels | join(", ") }
 
 | | accuracy | macro-F1 | calibration error |
 |---|---|---|---|
-{% for name, m in models.items() %}| {{ name }} | {{ "%.3f" % m.accuracy }} | {{ "%.3f" % m.macro_f1 }} | {{ "%.3f" % m.calibration_error }} |
+{% for name, found in models.items() %}| {{ name }} |
+{%- for metric in ("accuracy", "macro_f1", "calibration_error") %} {{ "%.3f" % found[metric] }} |{% endfor %}
 {% endfor %}
 Measured on {{ test.rows }} held-out rows in {{ test.groups }} groups; trained on {{ rows }} rows.
 

@@ -1,6 +1,7 @@
 """The model registry on MLflow: runs, versions, aliases. SQLite in the workspace, or any MLflow server."""
 
 import json
+import logging
 import os
 import shutil
 import sqlite3
@@ -26,6 +27,7 @@ EXACT = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", "numpy"
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "true"
+os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
@@ -84,6 +86,7 @@ class Registry:
             _settle(workspace)
         import mlflow
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         self.workspace = workspace
         self.model = params.registry.model
         self.labels = params.task.labels
@@ -181,7 +184,14 @@ class Registry:
             model = self.fetch(version, folder / "model")
             (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
             check = shutil.copy(Path(__file__).with_name("reload_check.py"), folder)
-            command = [sys.executable, "-I", check, str(model), str(folder / "texts.json"), str(folder / "logits.npy")]
+            command = [
+                sys.executable,
+                "-I",
+                check,
+                str(model),
+                str(folder / "texts.json"),
+                str(folder / "logits.npy"),
+            ]
             environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
             done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
             if done.returncode:

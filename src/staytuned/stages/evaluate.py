@@ -72,7 +72,11 @@ def pinned(workspace: Workspace) -> dict[str, Path]:
 
 
 def compare(
-    logits: dict[str, numpy.ndarray], truth: numpy.ndarray, groups: list[str], sources: list[str], params: Params
+    logits: dict[str, numpy.ndarray],
+    truth: numpy.ndarray,
+    groups: list[str],
+    sources: list[str],
+    params: Params,
 ) -> dict[str, Any]:
     """Metrics of each model, with intervals and a slice per source, and the candidate's paired differences.
 

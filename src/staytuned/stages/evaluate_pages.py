@@ -94,7 +94,10 @@ def _learning_curve(path: Path, curve: Path) -> None:
         rows = list(csv.DictReader(handle))
     steps = [float(row["step"]) for row in rows]
     figure, (loss, quality) = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for axes, names in ((loss, ("train_loss", "validation_loss")), (quality, ("validation_accuracy", "validation_macro_f1"))):
+    for axes, names in (
+        (loss, ("train_loss", "validation_loss")),
+        (quality, ("validation_accuracy", "validation_macro_f1")),
+    ):
         for name in names:
             axes.plot(steps, [float(row[name]) for row in rows], marker="o", label=name.replace("_", " "))
         axes.set_xlabel("step")

@@ -1,6 +1,7 @@
 """Split: each accepted row gets a group and a side, and keeps them whatever arrives later."""
 
 from collections import Counter
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -25,7 +26,7 @@ def run(workspace: Workspace, params: Params) -> None:
     pairs = zip(rows, texts, groups, strict=True)
     placed = list(place(track(pairs, len(rows), "splitting"), params.split))
     sides = [item.side for item in placed]
-    report = {
+    report: dict[str, Any] = {
         "rows": len(rows),
         "sides": {side: sides.count(side) for side in (TRAIN, VALIDATION, TEST)},
         "groups": len({item.group for item in placed}),

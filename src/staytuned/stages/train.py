@@ -47,7 +47,13 @@ def run(workspace: Workspace, params: Params) -> None:
             display.update(shown, description=f"training, validation macro-F1 {point.validation_macro_f1:.3f}")
 
         weights, best = fit(
-            model, train, validation, params.train, tasks.load(params).metrics, seen, lambda: display.advance(shown)
+            model,
+            train,
+            validation,
+            params.train,
+            tasks.load(params).metrics,
+            seen,
+            lambda: display.advance(shown),
         )
     _save(workspace.candidate, model, weights, base)
     (workspace.candidate / "trained_on.u64").write_bytes(row_hashes([*train.names, *validation.names]).tobytes())

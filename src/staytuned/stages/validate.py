@@ -96,8 +96,10 @@ def run(workspace: Workspace, params: Params) -> None:
                     key = f"{batch.batch[:16]}:{start + place}"
                     tally.quarantined.append(key)
                     tally.reasons.update(_kind(reason) for reason in why)
-                    values = frame.loc[place, ["row", "text", "label", "source", "group", *keep]].astype(object)
-                    quarantine.writerow([key, *values.where(values.notna(), ""), "; ".join(why)])
+                    values = [frame.at[place, name] for name in ("row", "text", "label", "source", "group", *keep)]
+                    quarantine.writerow(
+                        [key, *("" if pandas.isna(value) else value for value in values), "; ".join(why)]
+                    )
         quarantine_handle.flush()
         report = _report(list(tallies.values()), readmitted)
         write_json(workspace.reports / "validation.json", report)
@@ -147,7 +149,7 @@ def _kind(reason: str) -> str:
 
 
 def _report(tallies: list[Tally], readmitted: set[str]) -> dict[str, Any]:
-    batches = [
+    batches: list[dict[str, Any]] = [
         {
             "batch": tally.batch.batch[:16],
             "rows": tally.batch.rows,

@@ -84,8 +84,9 @@ def per_class(confusion: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray, n
 
 def softmax(logits: numpy.ndarray) -> numpy.ndarray:
     """Probabilities, shape (rows, classes)."""
-    powers = numpy.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    powers: numpy.ndarray = numpy.exp(logits - logits.max(axis=1, keepdims=True))
+    powers /= powers.sum(axis=1, keepdims=True)
+    return powers
 
 
 def calibration_error(truth: numpy.ndarray, logits: numpy.ndarray, bins: int = 15) -> float:

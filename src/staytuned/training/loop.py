@@ -87,7 +87,7 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         with autocast(device):
             loss = _loss(model, train, places, device)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip)
         optimizer.step()
         schedule.step()

@@ -32,7 +32,8 @@ class Rows:
 
     def ids(self, place: int) -> numpy.ndarray:
         """Token ids of one row."""
-        return self._tokens[self._offsets[place] : self._offsets[place + 1]]
+        ids: numpy.ndarray = self._tokens[self._offsets[place] : self._offsets[place + 1]]
+        return ids
 
     def batches_by_length(self) -> list[list[int]]:
         """All rows, those of like length together, for work whose order does not matter."""
