@@ -1,13 +1,16 @@
-"""The command ``staytuned``. A command's module is imported only when the command runs."""
+"""The command ``staytuned``. A command's module is imported only when the command runs.
+
+So that help comes at once, nothing is imported here but what reads the command line.
+"""
 
 import argparse
-import inspect
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # importing typing's own would take a tenth of the time that help takes
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from staytuned.workspace import Workspace
 
 Command = Callable[["Workspace", argparse.Namespace], None]
@@ -105,15 +108,22 @@ COMMANDS: list[Command] = [run, ingest, readmit, example, predict, sync, ui, ini
 SOURCES = ("product", "film", "tweet", "editorial")
 
 
+def path(text: str) -> "Path":
+    """A path on the command line."""
+    from pathlib import Path
+
+    return Path(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line; a command's help is its docstring."""
     top = argparse.ArgumentParser(
         prog="staytuned", description="Keeps a fine-tuned language model good while its data drifts."
     )
-    top.add_argument("--workspace", type=Path, metavar="DIR", help="default: the one that holds the working directory")
+    top.add_argument("--workspace", type=path, metavar="DIR", help="default: the one that holds the working directory")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
-        text = inspect.cleandoc(command.__doc__ or "")
+        text = "\n".join(line.strip() for line in (command.__doc__ or "").splitlines())
         sub = commands.add_parser(
             command.__name__,
             help=text.splitlines()[0],
@@ -122,15 +132,15 @@ def parser() -> argparse.ArgumentParser:
         )
         sub.set_defaults(command=command, usage_error=sub.error)
         if command in (ingest, readmit):
-            sub.add_argument("file", type=Path)
+            sub.add_argument("file", type=path)
         elif command is example:
             sub.add_argument("source", choices=SOURCES)
         elif command is predict:
             sub.add_argument("text", nargs="?")
-            sub.add_argument("--file", type=Path, help="rows to label: csv, tsv, jsonl or Parquet")
-            sub.add_argument("--out", type=Path, help="csv to write")
+            sub.add_argument("--file", type=path, help="rows to label: csv, tsv, jsonl or Parquet")
+            sub.add_argument("--out", type=path, help="csv to write")
         elif command is init:
-            sub.add_argument("folder", type=Path)
+            sub.add_argument("folder", type=path)
     return top
 
 
@@ -145,7 +155,7 @@ def main() -> int:
     from staytuned.workspace import Workspace
 
     try:
-        workspace = Workspace(Path()) if arguments.command is init else Workspace.find(arguments.workspace)
+        workspace = Workspace(path(".")) if arguments.command is init else Workspace.find(arguments.workspace)
         arguments.command(workspace, arguments)
     except StaytunedError as error:
         print(f"error: {error}", file=sys.stderr)
