@@ -2,12 +2,13 @@
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas
+
+from staytuned.data.data_docs import Validated, site
 
 os.environ["GX_ANALYTICS_ENABLED"] = "false"  # before the import: it reads this once
 
@@ -29,12 +30,12 @@ class Checkpoint:
         from great_expectations.checkpoint import UpdateDataDocsAction
 
         self.contract = contract
-        self.pages = pages
+        self.done: list[Validated] = []
         context = gx.get_context(mode="ephemeral")
         context.variables.progress_bars = {"globally": False}
-        for site in list(context.get_site_names()):
-            context.delete_data_docs_site(site)
-        context.add_data_docs_site("pages", _site(pages))
+        for name in list(context.get_site_names()):
+            context.delete_data_docs_site(name)
+        context.add_data_docs_site("pages", site(pages))
         suite = context.suites.add(gx.ExpectationSuite(name="contract", expectations=_expectations(contract)))
         self._assets = context.data_sources.add_pandas("batches")
         self._context = context
@@ -59,13 +60,17 @@ class Checkpoint:
             actions=self._actions,
             result_format={"result_format": "COMPLETE", "partial_unexpected_count": 20},
         )
-        outcome = self._context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": frame})
+        outcome = self._context.checkpoints.add(checkpoint).run(
+            batch_parameters={"dataframe": frame}, run_id=gx.RunIdentifier(run_name=name)
+        )
         found: dict[int, list[str]] = {}
         for validation in outcome.run_results.values():
             for result in validation.results:
                 reason = str(result.expectation_config.meta["reason"])
                 for row in result.result.get("unexpected_index_list") or []:
                     found.setdefault(int(row), []).append(_with_value(reason, frame, int(row)))
+        broken = sum(not result.success for run in outcome.run_results.values() for result in run.results)
+        self.done.append(Validated(name, len(frame), len(found), broken))
         self._context.checkpoints.delete(name)
         self._context.validation_definitions.delete(name)
         self._assets.delete_asset(name)
@@ -111,36 +116,3 @@ def _expectations(contract: Contract) -> list[Any]:
 def _with_value(reason: str, frame: pandas.DataFrame, row: int) -> str:
     named = re.search(r"\{(\w+)\}", reason)
     return reason.replace(named[0], repr(str(frame.at[row, named[1]]))[:80]) if named else reason
-
-
-def _site(pages: Path) -> dict[str, Any]:
-    return {
-        "class_name": "SiteBuilder",
-        "show_how_to_buttons": False,
-        "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(pages)},
-        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-    }
-
-
-# The pages come with styles, scripts and pictures from five hosts. They go; these few rules stay.
-STYLE = """<style>
-body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222}
-table{border-collapse:collapse;margin:.6rem 0;width:100%}td,th{border:1px solid #ccc;padding:.3rem .5rem;
-text-align:left;vertical-align:top;overflow-wrap:anywhere}th{background:#f2f2f2}a{color:#0b57d0}
-ul{padding-left:1.2rem}.badge{background:#eee;border-radius:.3rem;padding:.1rem .4rem;margin-right:.2rem}
-.modal,.navbar-toggler,#ge-cta-footer,.cooltip .top,button,svg,img{display:none}
-</style>"""
-
-
-def close_pages(pages: Path) -> None:
-    """Take everything out of the pages that a browser would load from elsewhere."""
-    for page in pages.rglob("*.html"):
-        page.write_text("".join(_closed(page.read_text(encoding="utf-8"))), encoding="utf-8")
-
-
-def _closed(html: str) -> Iterator[str]:
-    html = re.sub(r"<script\b.*?</script\s*>", "", html, flags=re.DOTALL | re.IGNORECASE)
-    html = re.sub(r"<(?:link|img|iframe)\b[^>]*>", "", html, flags=re.IGNORECASE)
-    html = re.sub(r"""\s(?:href|src|action)\s*=\s*["'](?:https?:)?//[^"']*["']""", "", html, flags=re.IGNORECASE)
-    html = re.sub(r"@import[^;]*;|url\(\s*['\"]?(?:https?:)?//[^)]*\)", "", html, flags=re.IGNORECASE)
-    yield html.replace("</head>", f"{STYLE}</head>", 1)

@@ -15,7 +15,8 @@ import pyarrow.parquet
 
 from staytuned import tasks
 from staytuned.data.batches import Batch, check_manifest, manifest, path_of
-from staytuned.data.contract import Checkpoint, close_pages
+from staytuned.data.contract import Checkpoint
+from staytuned.data.data_docs import close_pages
 from staytuned.errors import BudgetError, DataError
 from staytuned.files import replacing, write_json
 from staytuned.params import Params
@@ -83,7 +84,7 @@ def run(workspace: Workspace, params: Params) -> None:
                 hashes = pandas.util.hash_array(frame["row"].fillna("").to_numpy(object), categorize=False)
                 frame["duplicate"] = _duplicates(frame, hashes, everyone, accepted_ids)
                 clipped = frame.assign(text=frame["text"].str.slice(0, params.validate_.max_characters + 1))
-                reasons = checkpoint.reasons(f"{batch.batch[:12]} from row {start}", clipped)
+                reasons = checkpoint.reasons(f"{batch.batch[:12]}-{start}", clipped)
                 bad = numpy.isin(numpy.arange(len(frame)), list(reasons))
                 everyone.add(hashes)
                 accepted_ids.add(hashes[~bad])
@@ -96,18 +97,20 @@ def run(workspace: Workspace, params: Params) -> None:
                     key = f"{batch.batch[:16]}:{start + place}"
                     tally.quarantined.append(key)
                     tally.reasons.update(_kind(reason) for reason in why)
-                    values = [frame.at[place, name] for name in ("row", "text", "label", "source", "group", *keep)]
+                    values: list[Any] = [
+                        frame.at[place, name] for name in ("row", "text", "label", "source", "group", *keep)
+                    ]
                     quarantine.writerow(
                         [key, *("" if pandas.isna(value) else value for value in values), "; ".join(why)]
                     )
         quarantine_handle.flush()
         report = _report(list(tallies.values()), readmitted)
         write_json(workspace.reports / "validation.json", report)
+        close_pages(workspace.data_docs, checkpoint.done)
         over_budget = _over_budget(report, params.validate_.quarantine_budget)
         if over_budget:
             quarantine_file.replace(workspace.quarantine)
             raise BudgetError(over_budget.format(quarantine=workspace.quarantine))
-    close_pages(workspace.data_docs)
 
 
 def _chunks(

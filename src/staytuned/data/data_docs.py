@@ -1,0 +1,68 @@
+"""Data Docs as pages that stand alone: nothing in them is loaded from elsewhere, and no script is needed."""
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+
+@dataclass(frozen=True)
+class Validated:
+    """One checkpoint run: a batch, or a part of a long one."""
+
+    name: str
+    rows: int
+    quarantined: int
+    broken: int  # expectations
+
+
+# The pages come with styles, scripts and pictures from five hosts. They go; these few rules stay.
+STYLE = """<style>
+body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222}
+table{border-collapse:collapse;margin:.6rem 0;width:100%}td,th{border:1px solid #ccc;padding:.3rem .5rem;
+text-align:left;vertical-align:top;overflow-wrap:anywhere}th{background:#f2f2f2}a{color:#0b57d0}
+ul,ol{padding-left:1.2rem}.badge{background:#eee;border-radius:.3rem;padding:.1rem .4rem;margin-right:.2rem}
+.modal,.navbar-toggler,footer,[class*=footer],[id*=cta],[class*=cta],button,svg,img,input,label,
+a[data-toggle=collapse],[class*=filter]{display:none}.collapse{display:block}
+</style>"""
+
+INDEX = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Data Docs</title></head><body>
+<h1>Data Docs</h1><p>What the data contract made of each batch. A row that breaks it is in the quarantine.</p>
+<table><tr><th>batch</th><th>rows</th><th>quarantined</th><th>expectations broken</th></tr>
+{% for one, page in pages %}<tr><td><a href="{{ page }}">{{ one.name }}</a></td><td>{{ one.rows }}</td>
+<td>{{ one.quarantined }}</td><td>{{ one.broken }}</td></tr>{% endfor %}</table>
+<p><a href="expectations/contract.html">The contract</a></p></body></html>
+"""
+
+
+def site(pages: Path) -> dict[str, Any]:
+    """Where Great Expectations writes its pages."""
+    return {
+        "class_name": "SiteBuilder",
+        "show_how_to_buttons": False,
+        "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(pages)},
+        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+    }
+
+
+def close_pages(pages: Path, done: list[Validated]) -> None:
+    """Take out of the pages all that a browser would load from elsewhere, and write an index that needs no script."""
+    shutil.rmtree(pages / "static", ignore_errors=True)
+    places = {page.parent.parent.name: page for page in pages.glob("validations/**/*.html")}
+    links = [(one, places[one.name].relative_to(pages).as_posix()) for one in done]
+    (pages / "index.html").write_text(
+        jinja2.Environment(autoescape=True).from_string(INDEX).render(pages=links), encoding="utf-8"
+    )
+    for page in pages.rglob("*.html"):
+        page.write_text(_closed(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def _closed(html: str) -> str:
+    html = re.sub(r"<script\b.*?</script\s*>", "", html, flags=re.DOTALL | re.IGNORECASE)
+    html = re.sub(r"<(?:link|img|iframe)\b[^>]*>", "", html, flags=re.IGNORECASE)
+    html = re.sub(r"""\s(?:href|src|action)\s*=\s*["'](?:https?:)?//[^"']*["']""", "", html, flags=re.IGNORECASE)
+    html = re.sub(r"@import[^;]*;|url\(\s*['\"]?(?:https?:)?//[^)]*\)", "", html, flags=re.IGNORECASE)
+    return html.replace("</head>", f"{STYLE}</head>", 1)
