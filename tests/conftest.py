@@ -1,4 +1,4 @@
-"""What is dear and made once for all workers of a test session: a Prefect server, and a road that was run to its end."""
+"""What is dear, made once for all workers of a session: a Prefect server, and a road that was run to its end."""
 
 import fcntl
 import json
