@@ -17,6 +17,18 @@ Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
 
 
+OWN_COLUMNS = frozenset(
+    ("row", "text", "label", "source", "group", "problem", "readmits", "batch", "duplicate", "key", "reasons")
+)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"repeats {repeated}; name each once")
+    return names
+
+
 class Section(BaseModel):
     """A part of params.yaml: no unknown key, no silent conversion, no change after reading."""
 
@@ -50,19 +62,8 @@ class Task(Section):
 
     @field_validator("labels")
     @classmethod
-    def _distinct(cls, value: list[str]) -> list[str]:
-        repeated = sorted({label for label in value if value.count(label) > 1})
-        if repeated:
-            raise ValueError(f"repeats {repeated}; each label is named once")
-        return value
-
-    @field_validator("label_from_rating")
-    @classmethod
-    def _three(cls, value: RatingLabels | None, info: ValidationInfo) -> RatingLabels | None:
-        labels = info.data.get("labels")
-        if value and labels and len(labels) != 3:
-            raise ValueError(f"needs three labels, but task.labels has {len(labels)}; one of the two must change")
-        return value
+    def _once(cls, value: list[str]) -> list[str]:
+        return _distinct(value)
 
 
 class Model(Section):
@@ -85,10 +86,10 @@ class Columns(Section):
     @field_validator("keep")
     @classmethod
     def _free(cls, value: list[str]) -> list[str]:
-        taken = sorted(set(value) & {"row", "text", "label", "source", "group", "problem", "batch", "reasons"})
+        taken = sorted(OWN_COLUMNS.intersection(value))
         if taken:
             raise ValueError(f"holds {taken}, which staytuned uses itself; rename them in the data")
-        return value
+        return _distinct(value)
 
 
 class Ingest(Section):
@@ -103,9 +104,11 @@ class Ingest(Section):
     def _known(cls, value: list[str]) -> list[str]:
         for encoding in value:
             try:
-                b"".decode(encoding)
+                newline = "\n".encode(encoding)
             except LookupError:
                 raise ValueError(f"holds {encoding!r}, which Python does not know; utf-8 is one it does") from None
+            if newline != b"\n":  # files are decoded line by line
+                raise ValueError(f"holds {encoding!r}, which has line ends of its own; convert the files to utf-8")
         return value
 
 
@@ -200,23 +203,6 @@ class Params(Section):
     gate: Gate
     registry: Registry
 
-    @field_validator("ingest")
-    @classmethod
-    def _label_once(cls, value: Ingest, info: ValidationInfo) -> Ingest:
-        task = info.data.get("task")
-        if task and (value.columns.label is None) == (task.label_from_rating is None):
-            both = "are both set" if value.columns.label else "are both null"
-            raise ValueError(
-                f"(its columns.label) and task.label_from_rating {both}; a label has one origin, so set exactly one"
-            )
-        rating = task.label_from_rating if task else None
-        if rating and rating.column not in value.columns.keep:
-            raise ValueError(
-                f"(its columns.keep) lacks {rating.column!r}, which task.label_from_rating.column names; "
-                "add it there, or name another column"
-            )
-        return value
-
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read and check ``path``.
@@ -231,16 +217,45 @@ class Params(Section):
             raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
         except (YAMLError, UnicodeDecodeError) as error:
             raise ParamsError(f"{path} is not valid YAML: {error}") from None
+        lines = _contradictions(raw)
         try:
-            return cls.model_validate(raw)
+            params = cls.model_validate(raw)
         except ValidationError as error:
-            lines = [_say(cls, item) for item in error.errors()]
-            raise ParamsError(f"{path} has {len(lines)} error(s):\n" + "\n".join(lines)) from None
+            lines = [_say(cls, item) for item in error.errors()] + lines
+        if lines:
+            raise ParamsError(f"{path} has {len(lines)} error(s):\n" + "\n".join(lines))
+        return params
 
     def section(self, name: str) -> dict[str, Any]:
         """One section as plain values, for records."""
         value: dict[str, Any] = json.loads(self.model_dump_json(by_alias=True))[name]
         return value
+
+
+def _contradictions(raw: Any) -> list[str]:
+    """What two sections say against each other, looked for in the raw values: no other error may hide it."""
+    try:
+        rating, labels = raw["task"]["label_from_rating"], raw["task"]["labels"]
+        label, keep = raw["ingest"]["columns"]["label"], raw["ingest"]["columns"]["keep"]
+    except (KeyError, TypeError):
+        return []  # a key is missing, which is said elsewhere
+    found = []
+    if (rating is None) == (label is None):
+        both = "are both null" if label is None else "are both set"
+        found.append(
+            f"  ingest.columns.label and task.label_from_rating {both}; a label has one origin, so set exactly one"
+        )
+    if rating is not None and isinstance(labels, list) and len(labels) != 3:
+        found.append(
+            f"  task.label_from_rating: needs three labels, but task.labels has {len(labels)}; change one of the two"
+        )
+    column = rating.get("column") if isinstance(rating, dict) else None
+    if column and isinstance(keep, list) and column not in keep:
+        found.append(
+            f"  task.label_from_rating.column: is {column!r}, which ingest.columns.keep lacks; add it there, or name "
+            "another column"
+        )
+    return found
 
 
 def _say(model: type[BaseModel], item: Any) -> str:
