@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from staytuned.params import Columns
 CORE = ("row", "text", "label", "source", "group", "problem", "readmits")
 NO_SOURCE = "data"
 Row = dict[str, str | None]
+HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 csv.field_size_limit(2**31 - 1)  # a row may be too long to use, but it is counted
 
@@ -51,8 +53,9 @@ class Reader:
         read = kinds.get(self.path.suffix.lower())
         if read is None:
             raise DataError(f"{self.path} ends with {self.path.suffix!r}; known endings: {', '.join(kinds)}")
+        used = self._used()
         for values, problem in read():
-            yield self._ours(values, problem)
+            yield self._ours(values, _replace_half_pairs(values, used) or problem)
 
     def _csv(self) -> Iterator[tuple[dict[str, Any], str | None]]:
         dialect = "excel-tab" if self.path.suffix.lower() == ".tsv" else "excel"
@@ -103,7 +106,7 @@ class Reader:
         try:
             file = pyarrow.parquet.ParquetFile(self.path)
             self._check_columns(file.schema_arrow.names)
-            for batch in file.iter_batches(batch_size=10_000, columns=self._theirs(file.schema_arrow.names)):
+            for batch in file.iter_batches(batch_size=10_000, columns=self._used()):
                 for values in batch.to_pylist():
                     yield values, None
         except pyarrow.ArrowException as error:
@@ -127,9 +130,10 @@ class Reader:
                 bad.append(number)
                 yield line.decode(self.encodings[0], errors="replace")
 
-    def _theirs(self, present: list[str]) -> list[str]:
-        named = [getattr(self.columns, name) for name in ("text", "label", "id", "source", "group")]
-        return [name for name in dict.fromkeys([*named, *self.columns.keep]) if name in present]
+    def _used(self) -> list[str]:
+        """Columns of the file that a row of ours is made of."""
+        named = self.columns.model_dump(exclude={"keep"}).values()
+        return [name for name in dict.fromkeys([*named, *self.columns.keep]) if name]
 
     def _check_columns(self, present: list[str]) -> None:
         named = self.columns.model_dump(exclude={"keep"})
@@ -151,7 +155,6 @@ class Reader:
         columns = self.columns
         source = value(columns.source) or NO_SOURCE
         text, label, group = value(columns.text), value(columns.label), value(columns.group)
-        text, problem = _whole(text, problem)
         identity = value(columns.id) if columns.id else _content_id(text, label)
         row: Row = {
             "row": f"{source}:{identity}" if identity else None,
@@ -173,15 +176,15 @@ def _encoding_problem(bad: list[int]) -> str | None:
     return f"line {numbers} holds bytes of no listed encoding"
 
 
-def _whole(text: str | None, problem: str | None) -> tuple[str | None, str | None]:
-    """Half of a surrogate pair, as JSON can smuggle in, cannot be stored: replace it and say so."""
-    if text is None or text.isascii():
-        return text, problem
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode(errors="replace").decode(), problem or "half of a surrogate pair in the text"
-    return text, problem
+def _replace_half_pairs(values: dict[str, Any], used: list[str]) -> str | None:
+    """Half of a surrogate pair, as JSON can smuggle in, cannot be stored: replace it, and say so."""
+    broken = None
+    for name in used:
+        value = values.get(name)
+        if isinstance(value, str) and not value.isascii() and HALF_PAIR.search(value):
+            values[name] = HALF_PAIR.sub("?", value)
+            broken = f"half of a surrogate pair in {name}"
+    return broken
 
 
 def _content_id(text: str | None, label: str | None) -> str:
