@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from staytuned.workspace import Workspace
 
 SOURCE = "src/staytuned"  # where dvc.yaml finds the modules of the stages
 DRIVER = "STAYTUNED_DRIVER"  # environment variable: the process that a stage must not outlive
+INTERRUPTED = (130, -signal.SIGINT)  # exit statuses of a stage that was stopped by Ctrl-C
 os.environ["DVC_NO_ANALYTICS"] = "1"
 
 
@@ -87,6 +89,8 @@ def run_stage(workspace: Workspace, name: str) -> bool:
             status = re.search(r"exited with (-?\d+)", str(cause))
             if status is None:
                 raise DataError(f"stage {name!r} could not run: {cause}") from error
+            if int(status[1]) in INTERRUPTED:  # DVC holds Ctrl-C back while a stage runs; the stage has had it
+                raise KeyboardInterrupt from error
             raise StageError(name, int(status[1])) from error
 
 

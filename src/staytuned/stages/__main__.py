@@ -7,16 +7,13 @@ import signal
 import sys
 from pathlib import Path
 
-from staytuned.errors import StaytunedError, from_os_error
-from staytuned.params import Params
-from staytuned.pipeline import DRIVER
-from staytuned.workspace import Workspace
-
 PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
     """Ask the kernel to end this process when its driver dies, so that nobody writes unattended."""
+    from staytuned.pipeline import DRIVER
+
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     driver = os.environ.get(DRIVER)
     if driver and not Path(f"/proc/{driver}").exists():
@@ -25,6 +22,11 @@ def die_with_parent() -> None:
 
 def main() -> int:
     """Run the stage; the exit status is that of staytuned.errors."""
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # Ctrl-C ends it without a traceback, in its imports too
+    from staytuned.errors import StaytunedError, from_os_error
+    from staytuned.params import Params
+    from staytuned.workspace import Workspace
+
     die_with_parent()
     try:
         workspace = Workspace.find()
@@ -36,8 +38,6 @@ def main() -> int:
     except OSError as error:
         print(f"error: {from_os_error(error)}", file=sys.stderr)
         return from_os_error(error).exit_status
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
