@@ -6,6 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 RUN := $(BIN)/staytuned
+# make image: docker where its daemon answers, else buildah
+BUILDER ?= $(shell docker info >/dev/null 2>&1 && echo docker || echo buildah)
+BASE ?= python:3.11-slim
+IMAGE ?= staytuned
+BUILD_FLAGS ?=
 
 .PHONY: run test check ui lock image bench clean
 
@@ -36,6 +41,11 @@ lock: $(INSTALLED)
 	$(BIN)/pip-compile --quiet --all-extras --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links \
 	  --no-header --no-annotate --output-file requirements.lock pyproject.toml
 	sed -i 's/^torch==\([0-9.]*\).*/torch==\1/' requirements.lock
+
+image:
+	@command -v $(firstword $(BUILDER)) >/dev/null || \
+	  { echo "error: no docker daemon answers and there is no $(BUILDER); start docker or install buildah" >&2; exit 1; }
+	BUILDAH_LAYERS=true $(BUILDER) build --build-arg BASE=$(BASE) --tag $(IMAGE) $(BUILD_FLAGS) .
 
 clean:
 	rm -rf $(VENV)
