@@ -1,0 +1,240 @@
+"""The whole road, on a tiny model: what a user and a DVC user may count on."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import urllib3
+from ruamel.yaml import YAML
+from shell import staytuned
+from tiny import make_rows, make_workspace, set_params, write_csv
+
+from staytuned.files import read_json, sha256
+from staytuned.params import Params
+from staytuned.registry.ledger import CONFIRMATION, DECISION, PROMOTION, Ledger
+from staytuned.registry.versions import alias_now
+from staytuned.road import prefect_settings
+from staytuned.workspace import Workspace
+
+ENVIRONMENT = os.environ | {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "DVC_NO_ANALYTICS": "1",
+}
+IDENTITY = {f"GIT_{who}_{what}": "tester@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+
+def run(workspace: Workspace, *words: str, **environment: str) -> str:
+    done = subprocess.run(
+        words, cwd=workspace.root, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def outputs(workspace: Workspace) -> dict[str, str]:
+    """Hash of each stage output, by DVC's own record."""
+    stages = YAML(typ="safe").load(workspace.lock)["stages"]
+    return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+
+
+def versions(workspace: Workspace) -> int:
+    return sum(entry.kind == PROMOTION for entry in Ledger(workspace.ledger).entries())
+
+
+def champion(workspace: Workspace) -> int | None:
+    return alias_now(workspace, Params.read(workspace.params), "champion")
+
+
+def test_a_finished_road_has_a_champion_that_ledger_alias_and_local_copy_agree_on(finished_road: Workspace) -> None:
+    ledger = Ledger(finished_road.ledger)
+    assert [entry.kind for entry in ledger.entries()] == [DECISION, PROMOTION, CONFIRMATION]
+    promoted = ledger.last(PROMOTION)
+    assert promoted is not None and promoted.facts["version"] == champion(finished_road) == 1
+    weights = finished_road.var / "versions" / "1" / "model.safetensors"
+    assert promoted.facts["weights"] == sha256(weights) == sha256(finished_road.candidate / "model.safetensors")
+
+
+def test_no_pickle_lies_anywhere_in_a_workspace(finished_road: Workspace) -> None:
+    loaded = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib"}
+    places = [finished_road.candidate, finished_road.var / "mlflow-artifacts", finished_road.var / "versions"]
+    assert [path for place in places for path in place.rglob("*") if path.suffix in loaded] == []
+
+
+def test_a_second_run_finds_nothing_to_do_and_registers_nothing(road: Workspace) -> None:
+    again = staytuned(road, "run")
+    assert again.returncode == 0 and "nothing to do" in again.stdout
+    assert versions(road) == 1
+
+
+def test_the_moved_workspace_predicts_and_its_registry_loads_the_champion(road: Workspace) -> None:
+    said = staytuned(road, "predict", "the lamp is lovely")
+    assert said.returncode == 0 and said.stdout.endswith("version 1\n"), said.stderr
+    staytuned(road, "sync")
+    code = (
+        "import sys; from staytuned.workspace import Workspace; from staytuned.params import Params\n"
+        "from staytuned.registry.versions import Registry\n"
+        "space = Workspace.find(); registry = Registry(space, Params.read(space.params))\n"
+        "model = registry.mlflow.pyfunc.load_model('models:/tiny@champion')\n"
+        "import pandas; print(model.predict(pandas.DataFrame({'text': ['the lamp is lovely']})).label[0])"
+    )
+    assert run(road, sys.executable, "-c", code).strip() == said.stdout.split("\t")[0]
+
+
+def test_a_file_of_rows_is_labelled_row_by_row(road: Workspace) -> None:
+    rows = write_csv(
+        road.root / "new.csv", [{"text": "a lovely lamp again"}, {"text": "  "}, {"text": "awful desk overall"}]
+    )
+    done = staytuned(road, "predict", "--file", rows, "--out", road.root / "predictions.csv")
+    assert done.returncode == 0, done.stderr
+    lines = (road.root / "predictions.csv").read_text().splitlines()
+    assert lines[0] == "row,text,label,negative,neutral,positive,version,problem"
+    assert len(lines) == 4 and lines[2].endswith("1,no text")
+
+
+def test_dvc_repro_alone_gives_the_same_bytes_as_the_flow(finished_road: Workspace, tmp_path: Path) -> None:
+    other = make_workspace(tmp_path / "other")
+    assert staytuned(other, "ingest", finished_road.root / "rows.csv").returncode == 0
+    run(other, "dvc", "repro")
+    assert outputs(other) == outputs(finished_road)
+    # and the flow goes on from there: it registers what was trained, and trains nothing again
+    trained = (other.candidate / "model.safetensors").stat().st_mtime_ns
+    done = staytuned(other, "run")
+    assert done.returncode == 0 and champion(other) == 1, done.stdout + done.stderr
+    assert (other.candidate / "model.safetensors").stat().st_mtime_ns == trained
+
+
+def test_a_run_whose_stages_were_all_cached_is_complete_in_mlflow(road: Workspace) -> None:
+    set_params(road, gate__margin=0.5)  # another policy asks for another decision, and for no other stage
+    assert staytuned(road, "run").returncode == 0
+    runs = json.loads(
+        run(
+            road,
+            sys.executable,
+            "-c",
+            "import json, mlflow; mlflow.set_tracking_uri('sqlite:///var/mlflow.db')\n"
+            "client = mlflow.MlflowClient(); found = client.search_runs(['1'])\n"
+            "print(json.dumps([[r.info.status, sorted(r.data.metrics), len(r.data.params), "
+            "sorted(f.path for f in client.list_artifacts(r.info.run_id)), "
+            "len(client.get_metric_history(r.info.run_id, 'train_loss'))] for r in found]))",
+        ).splitlines()[-1]
+    )
+    cached, first = runs
+    assert cached[1:3] == first[1:3] and cached[4] == first[4] > 1
+    assert cached[0] == "FINISHED" and {"lineage", "reports"} <= set(cached[3])
+
+
+def test_new_rows_are_judged_beside_the_pinned_champion(road: Workspace) -> None:
+    rows = write_csv(road.root / "more.csv", make_rows(200, seed=1))
+    assert staytuned(road, "ingest", rows).returncode == 0
+    before = Ledger(road.ledger).entries()
+    done = staytuned(road, "run")
+    assert done.returncode in (0, 4), done.stdout + done.stderr
+    report = read_json(road.evaluation / "evaluation.json")
+    assert report["models"]["champion"]["version"] == 1
+    assert set(report["comparisons"]) == {"base", "champion"}
+    assert Ledger(road.ledger).entries()[len(before)].kind == DECISION
+
+
+def test_a_road_cut_between_ledger_and_alias_is_brought_to_its_end(road: Workspace) -> None:
+    ledger = Ledger(road.ledger)
+    last = ledger.last(PROMOTION)
+    assert last is not None
+    ledger.append(PROMOTION, **last.facts)  # the intent is written; the process dies before the alias moves
+    run(road, "sqlite3", "var/mlflow.db", "delete from registered_model_aliases") if shutil.which("sqlite3") else run(
+        road,
+        sys.executable,
+        "-c",
+        "import sqlite3; db = sqlite3.connect('var/mlflow.db'); db.execute('delete from registered_model_aliases'); "
+        "db.commit()",
+    )
+    done = staytuned(road, "run")
+    assert done.returncode == 0, done.stderr
+    assert champion(road) == 1 and ledger.entries()[-1].kind == CONFIRMATION
+
+
+def in_git(road: Workspace) -> Workspace:
+    run(road, "git", "init", "-q")
+    run(road, "git", "add", "-A")
+    run(road, "git", "commit", "-qm", "start", **IDENTITY)
+    return road
+
+
+@pytest.mark.parametrize("where", [[], ["--temp"]], ids=["in the workspace", "in a temporary folder"])
+def test_dvc_experiments_see_uncommitted_changes_and_new_batches(road: Workspace, where: list[str]) -> None:
+    in_git(road)
+    set_params(road, train__epochs=2)
+    assert staytuned(road, "ingest", write_csv(road.root / "more.csv", make_rows(200, seed=1))).returncode == 0
+    run(road, "dvc", "exp", "run", *where, "-S", "train.learning_rate=5e-5", **IDENTITY)
+    shown = json.loads(run(road, "dvc", "exp", "show", "--json", **IDENTITY))
+    found = shown[-1]["experiments"][0]["revs"][0]["data"]
+    train = found["params"]["params.yaml"]["data"]["train"]
+    assert (train["learning_rate"], train["epochs"]) == (5e-5, 2)
+    assert found["deps"]["data/manifest.jsonl"]["size"] == road.manifest.stat().st_size
+    assert found["metrics"]["reports/metrics.json"]["data"]["accuracy"] > 0
+    assert run(road, "git", "log", "--oneline").count("\n") == 1  # nothing was committed
+
+
+def test_lineage_holds_what_it_takes_to_build_the_version_again(road: Workspace) -> None:
+    from staytuned.registry.lineage import collect
+
+    in_git(road)
+    set_params(road, gate__margin=0.4)
+    (road.root / "note.txt").write_text("a file that git does not know yet\n")
+    folder = road.root / "var" / "lineage"
+    folder.mkdir()
+    record = collect(road, Params.read(road.params), folder)
+    assert record["commit"] and record["dirty"] and record["seed"] == 7 and len(record["base"]["sha256"]) == 64
+    patch = (folder / "dirty.patch").read_text()
+    assert "margin: 0.4" in patch and "note.txt" in patch
+    assert run(road, "git", "diff", "--cached", "--stat") == ""  # the user's index was not touched
+    names = {path.name for path in folder.iterdir()}
+    assert {"dvc.lock", "params.yaml", "manifest.jsonl", "batches.dvc", "champion.dvc", "packages.txt"} <= names
+
+
+@pytest.fixture
+def mlflow_server(tmp_path: Path) -> Iterator[str]:
+    """A real MLflow server that keeps the artifacts itself."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/server.db",
+        "--artifacts-destination",
+        str(tmp_path / "kept"),
+    ]
+    with (tmp_path / "server.log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
+        patience = urllib3.Retry(total=500, backoff_factor=0.1, backoff_max=0.3)
+        urllib3.PoolManager().request("GET", f"http://127.0.0.1:{port}/health", retries=patience)
+        yield f"http://127.0.0.1:{port}"
+        server.terminate()
+
+
+def test_one_setting_moves_the_registry_to_an_mlflow_server(
+    finished_road: Workspace, tmp_path: Path, mlflow_server: str
+) -> None:
+    workspace = make_workspace(tmp_path / "served")
+    set_params(workspace, registry__tracking_uri=mlflow_server)
+    assert staytuned(workspace, "ingest", finished_road.root / "rows.csv").returncode == 0
+    done = staytuned(workspace, "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert champion(workspace) == 1 and not (workspace.var / "mlflow.db").exists()
+    assert "nothing to do" in staytuned(workspace, "run").stdout
+
+
+def test_the_data_of_a_registered_version_is_in_the_remote(finished_road: Workspace) -> None:
+    pointer = YAML(typ="safe").load(finished_road.root / "data" / "batches.dvc")["outs"][0]["md5"]
+    kept = finished_road.var / "remote" / "files" / "md5" / pointer[:2] / pointer[2:]
+    assert kept.is_file() and len(json.loads(kept.read_text())) == 1
+
+
+def test_no_tool_reports_to_anyone(tmp_path: Path) -> None:
+    prefect_settings(Workspace(tmp_path))
+    assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
