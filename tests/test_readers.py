@@ -56,7 +56,7 @@ def read_bytes(folder: Path, content: bytes, columns: Columns = PLAIN, name: str
 
 values = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 tables = st.lists(
-    st.fixed_dictionaries({name: values for name in ("id", "text", "label", "source", "document", "stars")}),
+    st.fixed_dictionaries(dict.fromkeys(("id", "text", "label", "source", "document", "stars"), values)),
     min_size=1,
     max_size=4,
 )
@@ -92,7 +92,7 @@ def test_a_row_under_our_own_names(tmp_path: Path) -> None:
 
 
 def test_columns_are_mapped_to_ours(tmp_path: Path) -> None:
-    content = "Review,Number,Verdict,unused\nIt works,7,positive,x\n".encode()
+    content = b"Review,Number,Verdict,unused\nIt works,7,positive,x\n"
     columns = Columns(text="Review", label="Verdict", id="Number", source=None, group=None, keep=[])
     ((row,), _) = read_bytes(tmp_path, content, columns)
     assert (row["row"], row["text"], row["label"], row["group"]) == (f"{NO_SOURCE}:7", "It works", "positive", None)

@@ -87,9 +87,16 @@ class Corrected(Reader):
     """Rows corrected in a copy of the quarantine: our own column names, and the key of the row corrected."""
 
     def __init__(self, path: Path, keep: list[str]) -> None:
-        columns = Columns(text="text", label="label", id="row", source="source", group="group", keep=["key", *keep])
+        columns = Columns(text="text", label="label", id="row", source="source", group="group", keep=keep)
         super().__init__(path, columns, ["utf-8"])
-        self.columns = columns.model_copy(update={"keep": keep})
+
+    def _check_columns(self, present: list[str]) -> None:
+        if "key" not in present:
+            raise DataError(f"{self.path} has no column 'key'; leave it as it is in the quarantine")
+        super()._check_columns(present)
+
+    def _used(self) -> list[str]:
+        return ["key", *super()._used()]
 
     def _ours(self, values: dict[str, str | None], problem: str | None) -> Row:
         own = {name: values.get(name) or None for name in ("row", "label", "source", "group")}

@@ -9,6 +9,7 @@ from typing import Any
 import pandas
 
 from staytuned.data.data_docs import Validated, site
+from staytuned.errors import DataError
 
 os.environ["GX_ANALYTICS_ENABLED"] = "false"  # before the import: it reads this once
 
@@ -43,11 +44,12 @@ class Checkpoint:
         self._suite = suite
         self._actions = [UpdateDataDocsAction(name="pages", site_names=["pages"])]
 
-    def reasons(self, name: str, frame: pandas.DataFrame) -> dict[int, list[str]]:
+    def reasons(self, name: str, frame: pandas.DataFrame) -> dict[int, dict[str, str]]:
         """Validate the rows of ``frame`` (index 0..n-1) under the name ``name``.
 
         Returns:
-            For each row that breaks the contract, by its place in the frame, why.
+            For each row that breaks the contract, by its place in the frame, why: the kind of reason, and the
+            reason with the row's own value.
         """
         gx = self._gx
         batch = self._assets.add_dataframe_asset(name).add_batch_definition_whole_dataframe("rows")
@@ -63,13 +65,18 @@ class Checkpoint:
         outcome = self._context.checkpoints.add(checkpoint).run(
             batch_parameters={"dataframe": frame}, run_id=gx.RunIdentifier(run_name=name)
         )
-        found: dict[int, list[str]] = {}
-        for validation in outcome.run_results.values():
-            for result in validation.results:
-                reason = str(result.expectation_config.meta["reason"])
-                for row in result.result.get("unexpected_index_list") or []:
-                    found.setdefault(int(row), []).append(_with_value(reason, frame, int(row)))
-        broken = sum(not result.success for run in outcome.run_results.values() for result in run.results)
+        results = [result for validation in outcome.run_results.values() for result in validation.results]
+        found: dict[int, dict[str, str]] = {}
+        for result in results:
+            reason = str(result.expectation_config.meta["reason"])
+            rows = result.result.get("unexpected_index_list") or []
+            if not result.success and not rows:  # it could not be checked: nothing may pass for it
+                raise DataError(
+                    f"{name}: could not check that no row {reason!r}: {result.exception_info or result.result}"
+                )
+            for row in map(int, rows):
+                found.setdefault(row, {})[_kind(reason)] = _with_value(reason, frame, row)
+        broken = sum(not result.success for result in results)
         self.done.append(Validated(name, len(frame), len(found), broken))
         self._context.checkpoints.delete(name)
         self._context.validation_definitions.delete(name)
@@ -111,6 +118,11 @@ def _expectations(contract: Contract) -> list[Any]:
             column="label", value_set=contract.labels, meta=because(f"label {{label}} is none of {labels}")
         ),
     ]
+
+
+def _kind(reason: str) -> str:
+    """A reason without the place for a value, for counting."""
+    return " ".join(re.sub(r": \{\w+\}|\{\w+\}", "", reason, count=1).split())
 
 
 def _with_value(reason: str, frame: pandas.DataFrame, row: int) -> str:

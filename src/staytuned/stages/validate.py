@@ -69,7 +69,7 @@ def run(workspace: Workspace, params: Params) -> None:
     schema = pyarrow.schema([(name, pyarrow.string()) for name in columns])
     shutil.rmtree(workspace.data_docs, ignore_errors=True)
     checkpoint = Checkpoint(task.contract(), workspace.data_docs)
-    everyone, accepted_ids, readmitted = Ids(), Ids(), set[str]()
+    everyone, accepted_ids, ids_here, readmitted = Ids(), Ids(), Ids(), set[str]()
     tallies = {batch.batch: Tally(batch) for batch in batches}
     with (
         replacing(workspace.accepted) as accepted_file,
@@ -82,11 +82,16 @@ def run(workspace: Workspace, params: Params) -> None:
             for batch, start, frame in _chunks(workspace, batches, params):
                 frame["label"] = task.labels(frame)
                 hashes = pandas.util.hash_array(frame["row"].fillna("").to_numpy(object), categorize=False)
-                frame["duplicate"] = _duplicates(frame, hashes, everyone, accepted_ids)
+                if start == 0:
+                    ids_here = Ids()
+                # a corrected row may take the id of the row that it corrects
+                before = accepted_ids if batch.readmits else everyone
+                frame["duplicate"] = _duplicates(frame["row"], hashes, before, ids_here)
                 clipped = frame.assign(text=frame["text"].str.slice(0, params.validate_.max_characters + 1))
                 reasons = checkpoint.reasons(f"{batch.batch[:12]}-{start}", clipped)
                 bad = numpy.isin(numpy.arange(len(frame)), list(reasons))
                 everyone.add(hashes)
+                ids_here.add(hashes)
                 accepted_ids.add(hashes[~bad])
                 readmitted.update(frame.loc[~bad, "readmits"].dropna())
                 rows = frame[~bad].assign(batch=batch.batch[:16])
@@ -96,12 +101,12 @@ def run(workspace: Workspace, params: Params) -> None:
                 for place, why in sorted(reasons.items()):
                     key = f"{batch.batch[:16]}:{start + place}"
                     tally.quarantined.append(key)
-                    tally.reasons.update(_kind(reason) for reason in why)
+                    tally.reasons.update(why.keys())
                     values: list[Any] = [
                         frame.at[place, name] for name in ("row", "text", "label", "source", "group", *keep)
                     ]
                     quarantine.writerow(
-                        [key, *("" if pandas.isna(value) else value for value in values), "; ".join(why)]
+                        [key, *("" if pandas.isna(value) else value for value in values), "; ".join(why.values())]
                     )
         quarantine_handle.flush()
         report = _report(list(tallies.values()), readmitted)
@@ -110,7 +115,10 @@ def run(workspace: Workspace, params: Params) -> None:
         over_budget = _over_budget(report, params.validate_.quarantine_budget)
         if over_budget:
             quarantine_file.replace(workspace.quarantine)
-            raise BudgetError(over_budget.format(quarantine=workspace.quarantine))
+            raise BudgetError(
+                f"{over_budget}\ncorrect them in a copy of {workspace.quarantine}, then `staytuned readmit COPY`; "
+                "or raise the budget"
+            )
 
 
 def _chunks(
@@ -138,17 +146,10 @@ def _chunks(
     return track(read(), total, "validating")
 
 
-def _duplicates(frame: pandas.DataFrame, hashes: numpy.ndarray, everyone: Ids, accepted: Ids) -> pandas.Series:
-    """The id of each row whose id was there before. A corrected row may take the id of the row it corrects."""
-    corrects = frame["readmits"].notna().to_numpy()
-    before = numpy.where(corrects, accepted.holds(hashes), everyone.holds(hashes))
-    repeated = pandas.Series(hashes).duplicated().to_numpy() | before
-    return frame["row"].where(pandas.Series(repeated, index=frame.index))
-
-
-def _kind(reason: str) -> str:
-    """A reason without its value, for counting."""
-    return " ".join(word for word in reason.split(": ")[0].split() if not word.startswith(("'", '"')))
+def _duplicates(rows: pandas.Series, hashes: numpy.ndarray, before: Ids, here: Ids) -> pandas.Series:
+    """The id of each row whose id was there before, or stands above it in its own batch."""
+    repeated = pandas.Series(hashes).duplicated().to_numpy() | before.holds(hashes) | here.holds(hashes)
+    return rows.where(pandas.Series(repeated, index=rows.index))
 
 
 def _report(tallies: list[Tally], readmitted: set[str]) -> dict[str, Any]:
@@ -178,7 +179,6 @@ def _over_budget(report: dict[str, Any], budget: float) -> str | None:
             reasons = ", ".join(f"{count} × {reason}" for reason, count in batch["reasons"].items())
             return (
                 f"batch {batch['batch']} has {bad} bad rows of {batch['rows']}, more than the "
-                f"{budget:.0%} of validate.quarantine_budget: {reasons}\n"
-                "correct them in a copy of {quarantine}, then `staytuned readmit COPY`; or raise the budget"
+                f"{budget:.0%} of validate.quarantine_budget: {reasons}"
             )
     return None
