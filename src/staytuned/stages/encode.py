@@ -1,6 +1,7 @@
 """Encode: text to token ids by the base model's own tokenizer, into one Arrow file a side."""
 
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy
 import pyarrow
@@ -8,7 +9,8 @@ import pyarrow.parquet
 from tokenizers import Tokenizer
 
 from staytuned.data.sides import TEST, TRAIN, VALIDATION
-from staytuned.files import replacing, write_json
+from staytuned.errors import MissingError, ParamsError
+from staytuned.files import read_json, replacing, write_json
 from staytuned.models import find_base, fingerprint
 from staytuned.params import Params
 from staytuned.progress import track
@@ -31,12 +33,11 @@ def run(workspace: Workspace, params: Params) -> None:
     """Write the encoded rows and report rows, tokens and truncations of each side.
 
     Raises:
-        MissingError: the base model is nowhere to be found.
+        MissingError: the base model is nowhere to be found, or has no tokenizer.json.
+        ParamsError: it cannot read as many tokens as ``encode.max_tokens``.
     """
     base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
-    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(params.encode.max_tokens)
+    tokenizer = _tokenizer(base, params)
     classes = {label: number for number, label in enumerate(params.task.labels)}
     accepted = pyarrow.parquet.ParquetFile(workspace.accepted)
     sides = pyarrow.parquet.read_table(workspace.split, columns=["group", "side"])
@@ -69,6 +70,23 @@ def run(workspace: Workspace, params: Params) -> None:
         "sides": counts,
     }
     write_json(workspace.reports / "encoding.json", report)
+
+
+def _tokenizer(base: Path, params: Params) -> Tokenizer:
+    """The base model's own tokenizer, cutting at ``encode.max_tokens``."""
+    file, limit = base / "tokenizer.json", params.encode.max_tokens
+    if not file.is_file():
+        raise MissingError(f"{params.model.base!r} (model.base) in {base} has no tokenizer.json; name a model with one")
+    most = read_json(base / "config.json").get("max_position_embeddings", limit)
+    if limit > most:
+        raise ParamsError(
+            f"encode.max_tokens is {limit}, but {params.model.base!r} (model.base) reads at most {most}; "
+            "change one of the two"
+        )
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(limit)
+    return tokenizer
 
 
 def _tokenize(tokenizer: Tokenizer, texts: list[str], limit: int) -> tuple[pyarrow.Array, numpy.ndarray]:
