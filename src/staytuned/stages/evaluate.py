@@ -10,6 +10,7 @@ from transformers.utils import logging
 from staytuned import tasks
 from staytuned.classifier import Classifier
 from staytuned.data.sides import TEST, TRAIN, row_hashes
+from staytuned.errors import DataError
 from staytuned.files import read_json, write_json
 from staytuned.models import find_base
 from staytuned.params import Params
@@ -26,7 +27,11 @@ METRICS = ("accuracy", "macro_f1")
 
 
 def run(workspace: Workspace, params: Params) -> None:
-    """Write ``reports/evaluation`` and the short ``reports/metrics.json``."""
+    """Write ``reports/evaluation`` and the short ``reports/metrics.json``.
+
+    Raises:
+        DataError: every test row was trained on by one of the models.
+    """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     make_deterministic(params.train.seed, params.train.threads)
@@ -35,8 +40,13 @@ def run(workspace: Workspace, params: Params) -> None:
     train = Rows(workspace.encoded / f"{TRAIN}.arrow", classes)
     base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
     folders = {"candidate": workspace.candidate, **pinned(workspace)}
-    sources, groups, texts = _test_rows(workspace)
+    sources, groups, texts = test_rows(workspace)
     unseen = _unseen(test.names, list(folders.values()))
+    if not unseen.any():
+        raise DataError(
+            f"each of the {len(test)} test rows was trained on by {', '.join(folders)}; ingest new rows, or set "
+            "split.salt back to what it was"
+        )
     logits = {"base": baseline_logits(base, train, test)}
     with busy("scoring the test rows"):
         for name, folder in folders.items():
@@ -130,7 +140,7 @@ def _pin(workspace: Workspace) -> dict[str, Any]:
     return pin
 
 
-def _test_rows(workspace: Workspace) -> tuple[list[str], list[str], list[str]]:
+def test_rows(workspace: Workspace) -> tuple[list[str], list[str], list[str]]:
     """Sources, groups and texts of the test side, in the order in which it was encoded."""
     rows = pyarrow.parquet.read_table(workspace.accepted, columns=["source", "text"])
     split = pyarrow.parquet.read_table(workspace.split, columns=["side", "group"])

@@ -34,7 +34,7 @@ def run(workspace: Workspace, params: Params) -> None:
     train = Rows(workspace.encoded / f"{TRAIN}.arrow", classes)
     validation = Rows(workspace.encoded / f"{VALIDATION}.arrow", classes)
     base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
-    model = _with_head(base, params)
+    model = with_head(base, params)
     curve = workspace.curve
     write_text(curve, ",".join(field.name for field in dataclasses.fields(Point)) + "\n")
 
@@ -72,7 +72,7 @@ def run(workspace: Workspace, params: Params) -> None:
     )
 
 
-def _with_head(base: Path, params: Params) -> torch.nn.Module:
+def with_head(base: Path, params: Params) -> torch.nn.Module:
     """The base model with a fresh linear head, and the dropout of the params wherever it has dropout."""
     config = AutoConfig.from_pretrained(base, local_files_only=True)
     for name in list(config.to_dict()):
