@@ -1,0 +1,209 @@
+"""Training: the same bits for the same seed, early stopping, no test row, and an error that names rows."""
+
+import csv
+from itertools import pairwise
+from typing import Any
+
+import numpy
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import make_rows, make_workspace
+from transformers import AutoModelForSequenceClassification
+
+from staytuned import tasks
+from staytuned.classifier import Classifier, batches_by_length
+from staytuned.data.sides import TEST, TRAIN, VALIDATION, row_hashes
+from staytuned.errors import DataError, TrainingError
+from staytuned.files import read_json, sha256
+from staytuned.params import Params
+from staytuned.stages import encode, evaluate, split, train
+from staytuned.training.loop import Point, Weights, fit, make_deterministic, steps_in, validate
+from staytuned.training.rows import Rows, shuffled_batches
+from staytuned.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with 160 encoded rows."""
+    workspace = make_workspace(tmp_path_factory.mktemp("loop") / "workspace")
+    rows = [
+        {"row": row["id"], "text": row["text"], "label": row["label"], "source": "shop", "group": row["document"]}
+        for row in make_rows(160)
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), workspace.accepted)
+    params = Params.read(workspace.params)
+    split.run(workspace, params)
+    encode.run(workspace, params)
+    return workspace
+
+
+@pytest.fixture
+def params(workspace: Workspace) -> Params:
+    return tuned(Params.read(workspace.params), epochs=1)
+
+
+def tuned(params: Params, **changes: Any) -> Params:
+    """The same params with other values in the section train."""
+    return params.model_copy(update={"train": params.train.model_copy(update=changes)})
+
+
+def rows_of(workspace: Workspace, side: str) -> Rows:
+    return Rows(workspace.encoded / f"{side}.arrow", classes=3)
+
+
+def fitted(workspace: Workspace, params: Params) -> tuple[Weights, Point, list[Point], int]:
+    """Weights and best point, all points, and the number of steps of a training of the base model."""
+    make_deterministic(params.train.seed, params.train.threads)
+    points: list[Point] = []
+    steps: list[None] = []
+    weights, best = fit(
+        fresh_model(workspace),
+        rows_of(workspace, TRAIN),
+        rows_of(workspace, VALIDATION),
+        params.train,
+        tasks.load(params).metrics,
+        points.append,
+        lambda: steps.append(None),
+    )
+    return weights, best, points, len(steps)
+
+
+def fresh_model(workspace: Workspace) -> torch.nn.Module:
+    model: torch.nn.Module = AutoModelForSequenceClassification.from_pretrained(
+        workspace.root / "base-models" / "tiny", num_labels=3
+    )
+    return model
+
+
+def test_one_seed_gives_one_sha256_of_the_weights_and_another_seed_another(
+    workspace: Workspace, params: Params
+) -> None:
+    hashes = []
+    for seed in (7, 7, 8):
+        train.run(workspace, tuned(params, seed=seed))
+        hashes.append(sha256(workspace.candidate / "model.safetensors"))
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_no_test_row_in_training(workspace: Workspace, params: Params) -> None:
+    """The stage does as well where the test rows are not even there, and records whom it was trained on."""
+    train.run(workspace, params)
+    before = sha256(workspace.candidate / "model.safetensors")
+    names = {side: rows_of(workspace, side).names for side in (TRAIN, VALIDATION, TEST)}
+    file, hidden = workspace.encoded / f"{TEST}.arrow", workspace.root / "hidden.arrow"
+    file.rename(hidden)
+    train.run(workspace, params)
+    hidden.rename(file)
+    assert sha256(workspace.candidate / "model.safetensors") == before
+    seen = numpy.fromfile(workspace.candidate / "trained_on.u64", dtype="<u8")
+    assert seen.tolist() == row_hashes([*names[TRAIN], *names[VALIDATION]]).tolist()
+    assert names[TEST]
+    assert not numpy.isin(row_hashes(names[TEST]), seen).any()
+
+
+def test_the_candidate_is_a_folder_without_a_pickle_that_gives_logits(workspace: Workspace, params: Params) -> None:
+    train.run(workspace, params)
+    assert {path.name for path in workspace.candidate.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "staytuned.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "trained_on.u64",
+    }
+    about = read_json(workspace.candidate / "staytuned.json")
+    assert about["labels"] == params.task.labels
+    assert about["train"] == params.section("train")
+    assert about["base"]["sha256"] == about["encoding"]
+    logits = Classifier(workspace.candidate).logits(["the lamp is great", "a broken desk again", ""])
+    assert logits.shape == (3, 3)
+    assert numpy.isfinite(logits).all()
+
+
+def test_the_curve_has_a_line_for_each_evaluation(workspace: Workspace, params: Params) -> None:
+    train.run(workspace, tuned(params, epochs=2))
+    with workspace.curve.open(encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    steps = steps_in(len(rows_of(workspace, TRAIN)), tuned(params, epochs=2).train)
+    assert [int(row["step"]) for row in rows] == [round(steps * k / 4) for k in (1, 2, 3, 4)]
+    assert [float(row["epoch"]) for row in rows] == pytest.approx([0.5, 1, 1.5, 2], abs=0.26)
+    assert float(rows[-1]["learning_rate"]) == 0
+
+
+def test_training_stops_after_as_many_evaluations_without_improvement_as_patience_allows(
+    workspace: Workspace, params: Params
+) -> None:
+    idle = tuned(params, epochs=50, learning_rate=1e-12, patience=2)
+    _, best, points, steps = fitted(workspace, idle)
+    assert len(points) == 3  # the first is the best; two more were waited for
+    assert best == points[0]
+    assert steps == points[-1].step < steps_in(len(rows_of(workspace, TRAIN)), idle.train)
+
+
+def test_the_weights_returned_are_those_of_the_best_evaluation(workspace: Workspace, params: Params) -> None:
+    # a rate that overshoots: the last evaluation is not the best
+    weights, best, points, _ = fitted(workspace, tuned(params, epochs=4, learning_rate=0.03, patience=99))
+    assert best == max(points, key=lambda point: point.validation_macro_f1)
+    assert best != points[-1]
+    model = fresh_model(workspace)
+    model.load_state_dict(weights)
+    loss, found = validate(model, rows_of(workspace, VALIDATION), tasks.load(params).metrics, torch.device("cpu"))
+    assert (loss, found["macro_f1"]) == pytest.approx((best.validation_loss, best.validation_macro_f1), abs=1e-6)
+
+
+def test_a_loss_that_is_no_number_ends_training_and_names_the_rows(workspace: Workspace, params: Params) -> None:
+    with pytest.raises(
+        TrainingError, match=r"the loss is (nan|inf) by step \d+; .* lower train\.learning_rate"
+    ) as caught:
+        fitted(workspace, tuned(params, epochs=3, learning_rate=1e30))
+    names = rows_of(workspace, TRAIN).names
+    named = [name for name in names if f"'{name}'" in str(caught.value)]
+    assert 0 < len(named) <= params.train.batch_size
+
+
+def test_a_model_is_not_judged_on_a_row_that_it_was_trained_on(workspace: Workspace, params: Params) -> None:
+    """With another salt, a row that an older model learned from may stand on the test side."""
+    train.run(workspace, params)
+    names = rows_of(workspace, TEST).names
+    seen = workspace.candidate / "trained_on.u64"
+    seen.write_bytes(row_hashes([*rows_of(workspace, TRAIN).names, *names[:2]]).tobytes())
+    evaluate.run(workspace, params)
+    report = read_json(workspace.evaluation / "evaluation.json")
+    assert report["test"]["kept_from_judging"] == 2
+    assert report["test"]["rows"] == len(names) - 2
+    seen.write_bytes(row_hashes(names).tobytes())
+    with pytest.raises(DataError, match=rf"each of the {len(names)} test rows was trained on by candidate"):
+        evaluate.run(workspace, params)
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 60), max_size=300),
+    size=st.integers(1, 9),
+    seed=st.lists(st.integers(0, 2**31), min_size=2, max_size=2),
+)
+def test_shuffled_batches_take_every_row_once(lengths: list[int], size: int, seed: list[int]) -> None:
+    batches = shuffled_batches(numpy.array(lengths, dtype=int), size, seed)
+    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    assert all(len(batch) <= size for batch in batches)
+    assert len(batches) == -(-len(lengths) // size)
+    assert batches == shuffled_batches(numpy.array(lengths, dtype=int), size, seed)
+
+
+def test_another_epoch_takes_the_rows_in_another_order() -> None:
+    lengths = numpy.arange(1, 65)
+    assert shuffled_batches(lengths, 4, [7, 0]) != shuffled_batches(lengths, 4, [7, 1])
+
+
+@given(lengths=st.lists(st.integers(1, 60), max_size=80), tokens=st.integers(1, 200))
+def test_batches_by_length_take_every_row_once_within_their_tokens(lengths: list[int], tokens: int) -> None:
+    batches = batches_by_length(lengths, tokens)
+    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[place] for place in batch) <= tokens
+    longest = [max(lengths[place] for place in batch) for batch in batches]
+    assert all(one >= other for one, other in pairwise(longest))
