@@ -42,9 +42,7 @@ def decide(report: dict[str, Any], standing: Standing, policy: Gate) -> Decision
         return Decision("BLOCK", missing)
     blocks, passes = _floors(report, policy)
     holds: list[str] = []
-    for name, version in (("champion", standing.champion), ("best", standing.best)):
-        if version is None or (name == "best" and version == standing.champion):
-            continue
+    for name, version in _rivals(standing).items():
         difference = report["comparisons"][name]["macro_f1"]
         low, high = difference["interval"]
         title = f"{'champion' if name == 'champion' else 'best version'} {version}"
@@ -62,32 +60,50 @@ def decide(report: dict[str, Any], standing: Standing, policy: Gate) -> Decision
     return Decision("PROMOTE", passes)
 
 
+def _rivals(standing: Standing) -> dict[str, int]:
+    """The versions that the candidate is compared with; a champion that is the best is one of them once."""
+    found = {"champion": standing.champion}
+    if standing.best != standing.champion:
+        found["best"] = standing.best
+    return {name: version for name, version in found.items() if version is not None}
+
+
 def _missing(report: dict[str, Any], standing: Standing, policy: Gate) -> list[str]:
-    models = report.get("models", {})
-    found = []
-    for name in ("candidate", "base"):
-        metrics = models.get(name, {})
-        found += [
-            f"no {metric} of the {name}: missing evidence"
-            for metric in ("accuracy", "macro_f1", "calibration_error")
-            if not math.isfinite(metrics.get(metric, math.nan))
-        ]
-    rows = report.get("test", {}).get("rows", 0)
-    if rows < policy.min_test_rows:
+    """What the report lacks to decide on, in words."""
+    found = [
+        f"no {metric} of the {name}: missing evidence"
+        for name in ("candidate", "base")
+        for metric in ("accuracy", "macro_f1", "calibration_error")
+        if not _numbers(_at(report, "models", name, metric))
+    ]
+    rows = _at(report, "test", "rows")
+    if not _numbers(rows):
+        found.append("no count of the test rows: missing evidence")
+    elif rows < policy.min_test_rows:
         found.append(f"{rows} test rows, under gate.min_test_rows {policy.min_test_rows}: missing evidence")
-    for name, version in (("champion", standing.champion), ("best", standing.best)):
-        if version is None or (name == "best" and version == standing.champion):
-            continue
-        if models.get(name, {}).get("version") != version:
+    for name, version in _rivals(standing).items():
+        difference = _at(report, "comparisons", name, "macro_f1")
+        interval = _at(difference, "interval")
+        if _at(report, "models", name, "version") != version:
             found.append(
                 f"version {version}, the {name}, was not scored beside the candidate; `staytuned sync` pins it"
             )
-        elif not all(
-            math.isfinite(value)
-            for value in report["comparisons"].get(name, {}).get("macro_f1", {}).get("interval", [math.nan])
-        ):
+        elif not (isinstance(interval, list) and len(interval) == 2):
             found.append(f"no interval of the difference to the {name}: missing evidence")
+        elif not _numbers(_at(difference, "difference"), *interval):
+            found.append(f"the difference to the {name} is no number: missing evidence")
     return found
+
+
+def _at(report: Any, *path: str) -> Any:
+    """What stands at a path of the report; None where nothing does."""
+    for key in path:
+        report = report.get(key) if isinstance(report, dict) else None
+    return report
+
+
+def _numbers(*values: Any) -> bool:
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
 
 
 def _floors(report: dict[str, Any], policy: Gate) -> tuple[list[str], list[str]]:

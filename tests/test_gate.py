@@ -1,0 +1,263 @@
+"""The gate: PROMOTE, HOLD or BLOCK, always with reasons; what is not shown does not pass."""
+
+import math
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from staytuned.params import Gate
+from staytuned.registry.gate import Decision, Standing, decide
+
+POLICY = Gate(
+    min_accuracy=0.6,
+    min_macro_f1=0.5,
+    min_gain=0.05,
+    max_calibration_error=0.2,
+    margin=0.02,
+    min_test_rows=100,
+)
+FIRST = Standing(champion=None, best=None)
+SECOND = Standing(champion=4, best=4)
+LATER = Standing(champion=6, best=4)
+ORDER = ["BLOCK", "HOLD", "PROMOTE"]
+
+Report = dict[str, Any]
+
+
+def report(**differences: tuple[float, float]) -> Report:
+    """A good candidate's report, with intervals of the macro-F1 difference to champion and best."""
+    found: Report = {
+        "test": {"rows": 200},
+        "models": {
+            "candidate": {"accuracy": 0.8, "macro_f1": 0.75, "calibration_error": 0.05},
+            "base": {"accuracy": 0.7, "macro_f1": 0.6, "calibration_error": 0.05},
+        },
+        "comparisons": {},
+    }
+    versions = {"champion": 6 if "best" in differences else 4, "best": 4}
+    for name, (low, high) in differences.items():
+        found["models"][name] = {"accuracy": 0.8, "macro_f1": 0.75, "version": versions[name]}
+        found["comparisons"][name] = {"macro_f1": {"difference": (low + high) / 2, "interval": [low, high]}}
+    return found
+
+
+def with_value(found: Report, path: str, value: Any) -> Report:
+    """The report with another value at a dotted path."""
+    changed = deepcopy(found)
+    *sections, key = path.split(".")
+    place = changed
+    for section in sections:
+        place = place[section]
+    place[key] = value
+    return changed
+
+
+def without(found: Report, path: str) -> Report:
+    """The report without what is at a dotted path."""
+    changed = deepcopy(found)
+    *sections, key = path.split(".")
+    place = changed
+    for section in sections:
+        place = place[section]
+    del place[key]
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("evidence", "standing", "outcome", "reason"),
+    [
+        # a first model needs no champion, but must clear the floors
+        (report(), FIRST, "PROMOTE", "accuracy 0.800 ≥ gate.min_accuracy 0.6"),
+        (with_value(report(), "models.candidate.accuracy", 0.59), FIRST, "BLOCK", "accuracy 0.590 < gate.min_accuracy"),
+        (with_value(report(), "models.candidate.macro_f1", 0.49), FIRST, "BLOCK", "macro-F1 0.490 < gate.min_macro_f1"),
+        (with_value(report(), "models.base.accuracy", 0.76), FIRST, "BLOCK", "embeddings 0.040 < gate.min_gain 0.05"),
+        (
+            with_value(report(), "models.candidate.calibration_error", 0.21),
+            FIRST,
+            "BLOCK",
+            "calibration error 0.210 > gate.max_calibration_error 0.2",
+        ),
+        # a floor that is just reached is cleared
+        (
+            with_value(report(), "models.candidate.macro_f1", 0.5),
+            FIRST,
+            "PROMOTE",
+            "macro-F1 0.500 ≥ gate.min_macro_f1",
+        ),
+        # a later model must not be inferior to the champion
+        (report(champion=(0.01, 0.03)), SECOND, "PROMOTE", "macro-F1 +0.020 against champion 4 (+0.010 to +0.030)"),
+        (report(champion=(-0.02, 0.03)), SECOND, "PROMOTE", "no loss of more than gate.margin 0.02"),
+        (report(champion=(-0.021, 0.03)), SECOND, "HOLD", "a loss of more than gate.margin 0.02 is not ruled out"),
+        (report(champion=(-0.3, 0.3)), SECOND, "HOLD", "is not ruled out"),
+        (report(champion=(-0.015, -0.001)), SECOND, "BLOCK", "worse"),  # within the margin, but certain
+        # nor to the best version ever
+        (report(champion=(0.01, 0.03), best=(-0.01, 0.01)), LATER, "PROMOTE", "against best version 4"),
+        (report(champion=(0.01, 0.03), best=(-0.03, 0.01)), LATER, "HOLD", "against best version 4"),
+        (report(champion=(0.01, 0.03), best=(-0.03, -0.01)), LATER, "BLOCK", "against best version 4"),
+        # one reason to block outweighs one to hold, and a floor outweighs any champion
+        (report(champion=(-0.03, 0.01), best=(-0.03, -0.01)), LATER, "BLOCK", "worse"),
+        (
+            with_value(report(champion=(0.1, 0.2)), "models.candidate.accuracy", 0.5),
+            SECOND,
+            "BLOCK",
+            "gate.min_accuracy",
+        ),
+    ],
+)
+def test_decisions(evidence: Report, standing: Standing, outcome: str, reason: str) -> None:
+    decision = decide(evidence, standing, POLICY)
+    assert decision.outcome == outcome
+    assert any(reason in said for said in decision.reasons)
+
+
+def test_all_that_blocks_is_told() -> None:
+    bad = with_value(report(champion=(-0.3, -0.1)), "models.candidate.accuracy", 0.5)
+    assert len(decide(bad, SECOND, POLICY).reasons) == 3  # floor, gain, champion
+
+
+NEEDED = [
+    "models",
+    "models.candidate",
+    "models.candidate.accuracy",
+    "models.candidate.macro_f1",
+    "models.candidate.calibration_error",
+    "models.base",
+    "models.base.accuracy",
+    "models.champion",
+    "models.champion.version",
+    "models.best",
+    "comparisons",
+    "comparisons.champion",
+    "comparisons.champion.macro_f1",
+    "comparisons.champion.macro_f1.difference",
+    "comparisons.champion.macro_f1.interval",
+    "comparisons.best",
+    "test",
+    "test.rows",
+]
+COMPLETE = report(champion=(0.01, 0.03), best=(0.01, 0.03))
+
+
+def test_with_all_evidence_the_candidate_passes() -> None:
+    assert decide(COMPLETE, LATER, POLICY).outcome == "PROMOTE"
+
+
+@pytest.mark.parametrize("path", NEEDED)
+def test_missing_evidence_blocks(path: str) -> None:
+    decision = decide(without(COMPLETE, path), LATER, POLICY)
+    assert decision.outcome == "BLOCK"
+    assert decision.reasons
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "models.candidate.accuracy",
+        "models.candidate.macro_f1",
+        "models.candidate.calibration_error",
+        "models.base.accuracy",
+        "comparisons.champion.macro_f1.difference",
+        "test.rows",
+    ],
+)
+def test_what_is_no_number_blocks(path: str, value: float | None) -> None:
+    assert decide(with_value(COMPLETE, path, value), LATER, POLICY).outcome == "BLOCK"
+
+
+@pytest.mark.parametrize("interval", [[], [0.1], [math.nan, 0.1], [0.1, math.nan], [None, 0.1], None, [0.1, 0.2, 0.3]])
+@pytest.mark.parametrize("other", ["champion", "best"])
+def test_an_interval_that_is_none_blocks(other: str, interval: list[float] | None) -> None:
+    evidence = with_value(COMPLETE, f"comparisons.{other}.macro_f1.interval", interval)
+    assert decide(evidence, LATER, POLICY).outcome == "BLOCK"
+
+
+def test_too_few_test_rows_are_missing_evidence() -> None:
+    decision = decide(with_value(COMPLETE, "test.rows", 99), LATER, POLICY)
+    assert decision == Decision("BLOCK", ["99 test rows, under gate.min_test_rows 100: missing evidence"])
+
+
+def test_a_report_on_another_champion_is_no_evidence() -> None:
+    """The ledger says who the champion is; a report from before it was promoted proves nothing."""
+    decision = decide(report(champion=(0.1, 0.2)), Standing(champion=9, best=9), POLICY)
+    assert decision.outcome == "BLOCK"
+    assert decision.reasons == [
+        "version 9, the champion, was not scored beside the candidate; `staytuned sync` pins it"
+    ]
+
+
+# The worse the evidence, the worse the outcome, or the same.
+
+shares = st.floats(0, 1)
+steps = st.floats(0, 0.5)
+intervals = st.tuples(st.floats(-0.2, 0.2), st.floats(0, 0.2)).map(lambda pair: (pair[0], pair[0] + pair[1]))
+standings = st.sampled_from([FIRST, SECOND, LATER])
+
+
+@st.composite
+def evidence(draw: st.DrawFn, standing: Standing) -> Report:
+    names = [] if standing == FIRST else ["champion"] if standing == SECOND else ["champion", "best"]
+    found = report(**{name: draw(intervals) for name in names})
+    for metric in ("accuracy", "macro_f1", "calibration_error"):
+        found["models"]["candidate"][metric] = draw(shares)
+    found["models"]["base"]["accuracy"] = draw(shares)
+    found["test"]["rows"] = draw(st.integers(90, 110))
+    return found
+
+
+@given(st.data(), standings)
+def test_more_against_the_candidate_never_helps_it(data: st.DataObject, standing: Standing) -> None:
+    before = data.draw(evidence(standing))
+    after = deepcopy(before)
+    candidate, base = after["models"]["candidate"], after["models"]["base"]
+    candidate["accuracy"] -= data.draw(steps)
+    candidate["macro_f1"] -= data.draw(steps)
+    candidate["calibration_error"] += data.draw(steps)
+    base["accuracy"] += data.draw(steps)
+    after["test"]["rows"] -= data.draw(st.integers(0, 20))
+    for difference in after["comparisons"].values():
+        low, high = difference["macro_f1"]["interval"]
+        high -= data.draw(steps)
+        difference["macro_f1"]["interval"] = [min(low, high) - data.draw(steps), high]
+    outcomes = [decide(found, standing, POLICY).outcome for found in (before, after)]
+    assert ORDER.index(outcomes[1]) <= ORDER.index(outcomes[0])
+
+
+@given(st.data(), standings)
+def test_every_decision_has_its_reasons(data: st.DataObject, standing: Standing) -> None:
+    assert decide(data.draw(evidence(standing)), standing, POLICY).reasons
+
+
+@given(
+    losses=st.lists(st.floats(-0.005, 0.019), min_size=1, max_size=60),
+    width=st.floats(0.0, 0.02),
+)
+def test_a_chain_of_small_losses_cannot_creep(losses: list[float], width: float) -> None:
+    """Each candidate loses a little to the champion of its day. None that stands ever lost more to the best."""
+    quality = {1: 0.9}  # of each version that was promoted, as it really is
+    champion = best = 1
+    for loss in losses:
+        candidate = quality[champion] - loss
+
+        def against(version: int, candidate: float = candidate) -> tuple[float, float]:
+            difference = candidate - quality[version]
+            return difference - width, difference + width
+
+        found = report(champion=against(champion), best=against(best))
+        found["models"]["champion"]["version"], found["models"]["best"]["version"] = champion, best
+        if decide(found, Standing(champion, best), POLICY).outcome == "PROMOTE":
+            champion = len(quality) + 1
+            quality[champion] = candidate
+            best = max(quality, key=lambda version: quality[version])
+        assert quality[champion] >= quality[best] - POLICY.margin
+
+
+def test_without_the_best_version_the_same_chain_would_creep() -> None:
+    """What the comparison with the best is for: each step alone passes."""
+    step = report(champion=(-0.019, 0.001))
+    assert decide(step, SECOND, POLICY).outcome == "PROMOTE"
+    down = report(champion=(-0.019, 0.001), best=(-0.038, -0.018))
+    assert decide(down, LATER, POLICY).outcome == "BLOCK"
