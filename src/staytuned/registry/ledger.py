@@ -30,20 +30,33 @@ class Entry:
     facts: dict[str, Any]
 
 
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, body TEXT NOT NULL, seal TEXT NOT NULL);
+CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON entries
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON entries
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+"""
+
+
 class Ledger:
-    """Entries in one SQLite file."""
+    """Entries in one SQLite file. Its ``user_version`` counts them: the seals alone would not miss the last ones."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def append(self, kind: str, **facts: Any) -> Entry:
-        """Add an entry, durably."""
+        """Add an entry, durably.
+
+        Raises:
+            RegistryError: an entry was changed or taken out.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._opened() as db:
-            db.execute("CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, body TEXT, seal TEXT)")
+            db.executescript(SCHEMA)
             db.execute("BEGIN IMMEDIATE")
-            last = db.execute("SELECT number, seal FROM entries ORDER BY number DESC LIMIT 1").fetchone()
-            number, before = last or (0, "")
+            rows = self._rows(db)
+            number, before = len(rows) + 1, rows[-1][1] if rows else ""
             body: dict[str, Any] = {
                 "kind": kind,
                 "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -51,9 +64,10 @@ class Ledger:
                 "facts": facts,
             }
             text = json.dumps(body, sort_keys=True)
-            db.execute("INSERT INTO entries VALUES (?, ?, ?)", (number + 1, text, _seal(before, text)))
+            db.execute("INSERT INTO entries VALUES (?, ?, ?)", (number, text, _seal(before, text)))
+            db.execute(f"PRAGMA user_version = {number}")
             db.execute("COMMIT")
-        return Entry(number + 1, **body)
+        return Entry(number, **body)
 
     def entries(self) -> list[Entry]:
         """All entries, oldest first.
@@ -64,8 +78,13 @@ class Ledger:
         if not self.path.exists():
             return []
         with self._opened() as db:
-            rows = db.execute("SELECT number, body, seal FROM entries ORDER BY number").fetchall()
-        before, found = "", []
+            return [Entry(number, **json.loads(text)) for number, (text, _) in enumerate(self._rows(db), 1)]
+
+    def _rows(self, db: sqlite3.Connection) -> list[tuple[str, str]]:
+        """Body and seal of each entry, checked."""
+        rows = db.execute("SELECT number, body, seal FROM entries ORDER BY number").fetchall()
+        (written,) = db.execute("PRAGMA user_version").fetchone()
+        before = ""
         for expected, (number, text, seal) in enumerate(rows, 1):
             if number != expected or seal != _seal(before, text):
                 raise RegistryError(
@@ -73,8 +92,11 @@ class Ledger:
                     "restore the file from a copy"
                 )
             before = seal
-            found.append(Entry(number, **json.loads(text)))
-        return found
+        if len(rows) != written:
+            raise RegistryError(
+                f"{self.path} holds {len(rows)} entries, but {written} were written; restore the file from a copy"
+            )
+        return [(text, seal) for _, text, seal in rows]
 
     def last(self, kind: str, key: str | None = None) -> Entry | None:
         """The newest entry of a kind, or of a kind and a key."""
