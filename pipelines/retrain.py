@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from staytuned import pipeline
 from staytuned.errors import BusyError, RegistryError, StageError
 from staytuned.params import Params
+from staytuned.progress import busy
 from staytuned.registry import pin
 from staytuned.registry.release import Release, finished, release
 from staytuned.registry.tracking import Tracker
@@ -59,7 +60,8 @@ def retrain(workspace: str = ".") -> Release:
     params = Params.read(space.params)
     with space.hold():
         pin.check_alias(space, params)
-        registry = Registry(space, params)
+        with busy("opening the registry"):
+            registry = Registry(space, params)
         pin.recover(space, registry)
         already = finished(space, params)
         if already:

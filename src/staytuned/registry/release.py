@@ -13,6 +13,7 @@ from staytuned import pipeline
 from staytuned.errors import RegistryError
 from staytuned.files import read_json, sha256, write_json
 from staytuned.params import Params
+from staytuned.progress import busy
 from staytuned.registry import ledger as kinds
 from staytuned.registry.gate import Decision, Standing, decide
 from staytuned.registry.ledger import Ledger
@@ -100,12 +101,15 @@ def release(workspace: Workspace, params: Params, registry: Registry, run_id: st
     write_json(workspace.reports / "decision.json", {"key": key, **asdict(decision)})
     if decision.outcome == "BLOCK":
         return Release(key, decision, None, None)
-    pipeline.push(workspace)  # never a registration whose data is not in the remote
+    with busy("copying data to the DVC remote"):
+        pipeline.push(workspace)  # never a registration whose data is not there
     version = registry.version_of(key)
     if version is None:
         card = _card(workspace, params, report, decision)
-        version = registry.register(run_id, key, weights, _examples(workspace)[:2], card)
-    _prove(workspace, params, registry, version)
+        with busy("registering the candidate"):
+            version = registry.register(run_id, key, weights, _examples(workspace)[:2], card)
+    with busy("reloading it in a fresh process"):
+        _prove(workspace, params, registry, version)
     if decision.outcome == "HOLD":
         registry.set_alias(CHALLENGER, version)
         ledger.append(kinds.CHALLENGE, key=key, version=version)

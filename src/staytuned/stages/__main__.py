@@ -25,13 +25,16 @@ def main() -> int:
     signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # Ctrl-C ends it without a traceback, in its imports too
     from staytuned.errors import StaytunedError, from_os_error
     from staytuned.params import Params
+    from staytuned.progress import busy
     from staytuned.workspace import Workspace
 
     die_with_parent()
     try:
         workspace = Workspace.find()
         params = Params.read(workspace.params)
-        importlib.import_module(f"staytuned.stages.{sys.argv[1]}").run(workspace, params)
+        with busy(f"starting {sys.argv[1]}"):
+            stage = importlib.import_module(f"staytuned.stages.{sys.argv[1]}")
+        stage.run(workspace, params)
     except StaytunedError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
