@@ -2,11 +2,12 @@
 
 import json
 import os
-import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from tiny import make_rows, make_workspace, set_params, write_csv
 from staytuned.files import read_json, sha256
 from staytuned.params import Params
 from staytuned.registry.ledger import CONFIRMATION, DECISION, PROMOTION, Ledger
-from staytuned.registry.versions import alias_now
+from staytuned.registry.versions import alias_now, database
 from staytuned.road import prefect_settings
 from staytuned.workspace import Workspace
 
@@ -147,13 +148,8 @@ def test_a_road_cut_between_ledger_and_alias_is_brought_to_its_end(road: Workspa
     last = ledger.last(PROMOTION)
     assert last is not None
     ledger.append(PROMOTION, **last.facts)  # the intent is written; the process dies before the alias moves
-    run(road, "sqlite3", "var/mlflow.db", "delete from registered_model_aliases") if shutil.which("sqlite3") else run(
-        road,
-        sys.executable,
-        "-c",
-        "import sqlite3; db = sqlite3.connect('var/mlflow.db'); db.execute('delete from registered_model_aliases'); "
-        "db.commit()",
-    )
+    with closing(sqlite3.connect(database(road))) as db, db:
+        db.execute("DELETE FROM registered_model_aliases")
     done = staytuned(road, "run")
     assert done.returncode == 0, done.stderr
     assert champion(road) == 1 and ledger.entries()[-1].kind == CONFIRMATION
