@@ -50,10 +50,10 @@ def _is_model(folder: Path) -> bool:
 
 
 def _packages(last: str) -> list[str]:
-    """Installed distributions whose name ends with the model's."""
-    wanted = _plain(last)
+    """Installed distributions whose name is the model's, or ends with it after a hyphen."""
+    wanted = f"-{_plain(last)}"
     names = {dist.name for dist in importlib.metadata.distributions() if dist.name}
-    return sorted(name for name in names if _plain(name).endswith(wanted))
+    return sorted(name for name in names if f"-{_plain(name)}".endswith(wanted))
 
 
 def _plain(name: str) -> str:
