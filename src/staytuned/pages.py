@@ -8,11 +8,9 @@ from staytuned.workspace import Workspace
 
 
 def prefect_settings(workspace: Workspace) -> None:
-    """Prefect's own files go into the workspace; it reports nothing to anyone; a slow start is no failure."""
+    """Prefect's own files go into the workspace; a slow start is no failure."""
     for name, value in {
         "PREFECT_HOME": str(workspace.var / "prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
         "PREFECT_LOGGING_LEVEL": "CRITICAL",  # an error is told once, by the command, without a traceback
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     }.items():

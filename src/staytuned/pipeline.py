@@ -20,7 +20,6 @@ from staytuned.workspace import Workspace
 SOURCE = "src/staytuned"  # where dvc.yaml finds the modules of the stages
 DRIVER = "STAYTUNED_DRIVER"  # environment variable: the process that a stage must not outlive
 INTERRUPTED = (130, -signal.SIGINT)  # exit statuses of a stage that was stopped by Ctrl-C
-os.environ["DVC_NO_ANALYTICS"] = "1"
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The data contract of a task as a Great Expectations suite, and the pages that show how rows fared."""
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,6 @@ import pandas
 
 from staytuned.data.data_docs import Validated, site
 from staytuned.errors import DataError
-
-os.environ["GX_ANALYTICS_ENABLED"] = "false"  # before the import: it reads this once
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,6 @@ KEY = "staytuned.key"  # tag on runs and versions: the decision that they belong
 WEIGHTS = "staytuned.weights"
 EXACT = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
 
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-os.environ["DO_NOT_TRACK"] = "true"
 os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")

@@ -39,8 +39,9 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
-        print(f"error: {from_os_error(error)}", file=sys.stderr)
-        return from_os_error(error).exit_status
+        known = from_os_error(error, Path.cwd())
+        print(f"error: {known}", file=sys.stderr)
+        return known.exit_status
     return 0
 
 
