@@ -161,7 +161,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
-        known = from_os_error(error, arguments.workspace or path("."))
+        known = from_os_error(error, (arguments.workspace or path(".")).resolve())
         print(f"error: {known}", file=sys.stderr)
         return known.exit_status
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from staytuned.errors import BusyError, DataError, RegistryError, StageError
+from staytuned.errors import BusyError, DataError, RegistryError, StageError, disk_full, is_full
 from staytuned.files import sha256, write_text
 from staytuned.workspace import Workspace
 
@@ -86,6 +86,8 @@ def run_stage(workspace: Workspace, name: str) -> bool:
         except DvcException as error:
             cause = error.__cause__ or error
             status = re.search(r"exited with (-?\d+)", str(cause))
+            if is_full(error) and status is None:
+                raise disk_full(workspace.root) from error
             if status is None:
                 raise DataError(f"stage {name!r} could not run: {cause}") from error
             if int(status[1]) in INTERRUPTED:  # DVC holds Ctrl-C back while a stage runs; the stage has had it
@@ -113,6 +115,8 @@ def push(workspace: Workspace) -> int:
         try:
             return int(repo.push())
         except Exception as error:  # DVC lets the storage's own errors through
+            if is_full(error):
+                raise disk_full("the DVC remote") from error
             raise RegistryError(
                 f"the DVC remote could not be written: {error}; check `dvc remote list`, then run again"
             ) from error

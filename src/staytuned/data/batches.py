@@ -77,9 +77,15 @@ def add(workspace: Workspace, reader: Reader, readmits: bool = False) -> tuple[B
     if entry.batch in known:
         temporary.unlink()
         return known[entry.batch], False
-    temporary.replace(path_of(workspace, entry.batch))
     lines = [json.dumps(asdict(batch), sort_keys=True) for batch in (*known.values(), entry)]
-    write_text(workspace.manifest, "\n".join(lines) + "\n")
+    try:
+        temporary.replace(path_of(workspace, entry.batch))
+        write_text(workspace.manifest, "\n".join(lines) + "\n")
+    except BaseException:
+        if entry not in manifest(workspace):  # such a batch would stop every run
+            path_of(workspace, entry.batch).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
+        raise
     return entry, True
 
 
@@ -121,5 +127,5 @@ def check_manifest(workspace: Workspace) -> None:
     if found - named:
         raise DataError(
             f"{workspace.batches} holds {sorted(found - named)}, which the manifest does not know; "
-            "add rows with `staytuned ingest`, and move these away"
+            "an ingest that was cut off left them, so ingest that file again; or move them away"
         )

@@ -35,7 +35,6 @@ class Checkpoint:
             context.delete_data_docs_site(name)
         context.add_data_docs_site("pages", site(pages))
         suite = context.suites.add(gx.ExpectationSuite(name="contract", expectations=_expectations(contract)))
-        self._assets = context.data_sources.add_pandas("batches")
         self._context = context
         self._gx = gx
         self._suite = suite
@@ -49,7 +48,10 @@ class Checkpoint:
             reason with the row's own value.
         """
         gx = self._gx
-        batch = self._assets.add_dataframe_asset(name).add_batch_definition_whole_dataframe("rows")
+        source = self._context.data_sources.add_pandas(
+            name
+        )  # one for each frame: it keeps the frames that it was given
+        batch = source.add_dataframe_asset("rows").add_batch_definition_whole_dataframe("rows")
         definition = self._context.validation_definitions.add(
             gx.ValidationDefinition(name=name, data=batch, suite=self._suite)
         )
@@ -77,7 +79,7 @@ class Checkpoint:
         self.done.append(Validated(name, len(frame), len(found), broken))
         self._context.checkpoints.delete(name)
         self._context.validation_definitions.delete(name)
-        self._assets.delete_asset(name)
+        self._context.data_sources.delete(name)
         return found
 
 

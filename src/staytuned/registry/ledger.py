@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from staytuned.errors import RegistryError
+from staytuned.errors import RegistryError, disk_full, is_full
 
 DECISION = "decision"  # facts: key, outcome, reasons, weights, run
 PROMOTION = "promotion"  # the intent, before the alias moves: key, version, weights, best, why
@@ -75,7 +75,7 @@ class Ledger:
         Raises:
             RegistryError: an entry was changed or taken out.
         """
-        if not self.path.exists():
+        if not self.path.exists() or self.path.stat().st_size == 0:  # made, and cut off before its first entry
             return []
         with self._opened() as db:
             return [Entry(number, **json.loads(text)) for number, (text, _) in enumerate(self._rows(db), 1)]
@@ -105,9 +105,14 @@ class Ledger:
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as db:
-            db.execute("PRAGMA synchronous = FULL")
-            yield db
+        try:
+            with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as db:
+                db.execute("PRAGMA synchronous = FULL")
+                yield db
+        except sqlite3.Error as error:
+            if is_full(error):
+                raise disk_full(self.path) from error
+            raise RegistryError(f"the ledger {self.path} cannot be used: {error}; restore it from a copy") from error
 
 
 def _seal(before: str, text: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from staytuned import pipeline
 from staytuned.errors import RegistryError
-from staytuned.files import read_json, write_json
+from staytuned.files import read_json, replacing_folder, write_json
 from staytuned.params import Params
 from staytuned.registry.ledger import CONFIRMATION, PROMOTION, Entry, Ledger
 from staytuned.registry.versions import CHAMPION, Registry, alias_now
@@ -34,13 +34,11 @@ def refresh(workspace: Workspace, params: Params) -> bool:
     pin = wanted(Ledger(workspace.ledger))
     if pin == written(workspace):
         return False
-    if workspace.pin.exists():  # DVC may have linked its files to the cache: never write through them
-        shutil.rmtree(workspace.pin)
-    workspace.pin.mkdir(parents=True)
-    for name, about in pin.items():
-        if about and (name == "champion" or about != pin["champion"]):
-            shutil.copytree(local_copy(workspace, params, about["version"]), workspace.pin / name)
-    write_json(workspace.pin / "pin.json", pin)
+    with replacing_folder(workspace.pin) as folder:  # DVC may have linked its files to the cache: all are new
+        for name, about in pin.items():
+            if about and (name == "champion" or about != pin["champion"]):
+                shutil.copytree(local_copy(workspace, params, about["version"]), folder / name)
+        write_json(folder / "pin.json", pin)
     return True
 
 
@@ -110,7 +108,7 @@ def sync(workspace: Workspace, params: Params) -> list[str]:
         done.append(f"{difference}: set back")
     if refresh(workspace, params):
         done.append("pinned " + (_version(last.facts["version"]) if last else "no champion yet"))
-    pipeline.track(workspace, workspace.pin)
+    pipeline.track(workspace, workspace.batches, workspace.pin)  # an ingest may have been cut off before it did
     return done
 
 

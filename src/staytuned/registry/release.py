@@ -11,7 +11,7 @@ import jinja2
 
 from staytuned import pipeline
 from staytuned.errors import RegistryError
-from staytuned.files import read_json, sha256, write_json
+from staytuned.files import read_json, replacing_folder, sha256, write_json
 from staytuned.params import Params
 from staytuned.progress import busy
 from staytuned.registry import ledger as kinds
@@ -133,10 +133,8 @@ def _promote(
         ledger.append(kinds.PROMOTION, **facts, best=_best(report, before, facts), why=decision.reasons)
     kept = workspace.var / "versions" / str(facts["version"])
     if not kept.exists():
-        partial = kept.with_name(f".{kept.name}")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(workspace.candidate, partial)
-        partial.rename(kept)
+        with replacing_folder(kept) as folder:
+            shutil.copytree(workspace.candidate, folder, dirs_exist_ok=True)
     registry.set_alias(CHAMPION, facts["version"])
     ledger.append(kinds.CONFIRMATION, key=facts["key"], version=facts["version"])
 

@@ -1,5 +1,6 @@
 """The model registry on MLflow: runs, versions, aliases. SQLite in the workspace, or any MLflow server."""
 
+import http.client
 import json
 import logging
 import os
@@ -12,11 +13,12 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from staytuned.errors import RegistryError
+from staytuned.errors import RegistryError, StaytunedError, disk_full, is_full
+from staytuned.files import write_text
 from staytuned.params import Params
 from staytuned.workspace import Workspace
 
@@ -50,28 +52,53 @@ def alias_now(workspace: Workspace, params: Params, alias: str) -> int | None:
     if params.registry.tracking_uri is None:
         if not database(workspace).exists():
             return None
-        with closing(sqlite3.connect(f"file:{database(workspace)}?mode=ro", uri=True)) as db:
-            query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
-            row = db.execute(query, (model, alias)).fetchone()
+        try:
+            with closing(sqlite3.connect(f"file:{database(workspace)}?mode=ro", uri=True)) as db:
+                query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
+                row = db.execute(query, (model, alias)).fetchone()
+        except sqlite3.Error as error:
+            raise _failed(database(workspace), error) from error
         return int(row[0]) if row else None
     query = urllib.parse.urlencode({"name": model, "alias": alias})
     url = f"{params.registry.tracking_uri}/api/2.0/mlflow/registered-models/alias?{query}"
     try:
-        with urllib.request.urlopen(url, timeout=20) as answer:
+        with urllib.request.urlopen(url, timeout=float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])) as answer:
             return int(json.load(answer)["model_version"]["version"])
     except urllib.error.HTTPError as error:
-        if error.code in (400, 404):
+        if error.code in (400, 404) and b"error_code" in error.read():  # MLflow's own way to say: there is none
             return None
         raise _silent(params, error) from error
-    except OSError as error:
+    except (OSError, http.client.HTTPException, ValueError, KeyError) as error:  # silence, or another server
         raise _silent(params, error) from error
 
 
 def _silent(params: Params, error: Exception) -> RegistryError:
     return RegistryError(
-        f"the registry at {params.registry.tracking_uri} (registry.tracking_uri) does not answer: {error}; "
-        "start it, or mend the address; the champion goes on answering, and `staytuned run` goes on from here"
+        f"the registry at {params.registry.tracking_uri} (registry.tracking_uri) does not answer as MLflow does: "
+        f"{error!r}; start it, or mend the address; the champion goes on answering, and `staytuned run` goes on from "
+        "here"
     )
+
+
+def _failed(place: object, error: Exception) -> StaytunedError:
+    if is_full(error):
+        return disk_full(place)
+    return RegistryError(
+        f"the registry at {place} failed: {str(error).splitlines()[0]}; mend that, then run the same command again; "
+        "the champion goes on answering"
+    )
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Turn MLflow's errors into ours: for a decorator, or a block."""
+    import mlflow
+    import requests
+
+    try:
+        yield
+    except (mlflow.MlflowException, requests.RequestException) as error:
+        raise _failed(mlflow.get_tracking_uri(), error) from error
 
 
 class Registry:
@@ -95,6 +122,7 @@ class Registry:
         self.client = mlflow.MlflowClient()
         self.experiment = self._experiment(local=params.registry.tracking_uri is None)
 
+    @answering()
     def _experiment(self, local: bool) -> str:
         found = self.client.get_experiment_by_name(self.model)
         if found:
@@ -105,21 +133,25 @@ class Registry:
     @contextmanager
     def run(self) -> Iterator[str]:
         """A new MLflow run, finished or failed as the block ends; one that was cut off earlier is marked killed."""
-        for left in self.client.search_runs([self.experiment], "attributes.status = 'RUNNING'"):
-            self.client.set_terminated(left.info.run_id, "KILLED")
-        run_id = str(self.client.create_run(self.experiment, run_name="retrain").info.run_id)
-        try:
-            yield run_id
-        except BaseException:
-            self.client.set_terminated(run_id, "FAILED")
-            raise
-        self.client.set_terminated(run_id, "FINISHED")
+        with answering():
+            for left in self.client.search_runs([self.experiment], "attributes.status = 'RUNNING'"):
+                self.client.set_terminated(left.info.run_id, "KILLED")
+            run_id = str(self.client.create_run(self.experiment, run_name="retrain").info.run_id)
+            try:
+                yield run_id
+            except BaseException:
+                with suppress(StaytunedError), answering():  # what ended the block is what must be told
+                    self.client.set_terminated(run_id, "FAILED")
+                raise
+            self.client.set_terminated(run_id, "FINISHED")
 
+    @answering()
     def version_of(self, key: str) -> int | None:
         """The version that was registered for a decision, so that a cut road does not register twice."""
         found = self.client.search_model_versions(f"name = '{self.model}' and tags.`{KEY}` = '{key}'")
         return max((int(version.version) for version in found), default=None)
 
+    @answering()
     def register(self, run_id: str, key: str, weights: str, example: list[str], card: str) -> int:
         """Log the candidate as a model from code and register it; returns the version."""
         from mlflow.models import ModelSignature
@@ -153,6 +185,7 @@ class Registry:
         )
         return int(version.version)
 
+    @answering()
     def fetch(self, version: int, folder: Path) -> Path:
         """Download a registered version into ``folder``; returns where it lies."""
         uri = f"models:/{self.model}/{version}"
@@ -196,10 +229,12 @@ class Registry:
                 raise RegistryError(f"version {version} does not load in a fresh process:\n{done.stderr[-2000:]}")
             return numpy.load(folder / "logits.npy", allow_pickle=False)
 
+    @answering()
     def set_alias(self, alias: str, version: int) -> None:
         """Let ``alias`` name ``version``."""
         self.client.set_registered_model_alias(self.model, alias, version)
 
+    @answering()
     def delete_alias(self, alias: str) -> None:
         """Let ``alias`` name nothing."""
         self.client.delete_registered_model_alias(self.model, alias)
@@ -216,19 +251,24 @@ def _settle(workspace: Workspace) -> None:
     workspace.var.mkdir(exist_ok=True)
     marker, now = workspace.var / "root", str(workspace.root)
     before = marker.read_text() if marker.exists() else now
-    if before != now and database(workspace).exists():
+    if before == now and marker.exists():
+        return
+    if database(workspace).exists():
         columns = {
             "experiments": ["artifact_location"],
             "runs": ["artifact_uri"],
             "logged_models": ["artifact_location"],
             "model_versions": ["source", "storage_location"],
         }
-        with closing(sqlite3.connect(database(workspace))) as db, db:
-            for table, names in columns.items():
-                for name in names:
-                    for old, new in ((Path(before).as_uri(), Path(now).as_uri()), (before, now)):
+        moves = ((Path(before).as_uri(), Path(now).as_uri()), (before, now))
+        try:
+            with closing(sqlite3.connect(database(workspace))) as db, db:
+                for table, name in ((table, name) for table, names in columns.items() for name in names):
+                    for old, new in moves:
                         db.execute(
                             f"UPDATE {table} SET {name} = ? || substr({name}, ?) WHERE {name} LIKE ?",
                             (f"{new}/", len(old) + 2, f"{old}/%"),
                         )
-    marker.write_text(now)
+        except sqlite3.Error as error:
+            raise _failed(database(workspace), error) from error
+    write_text(marker, now)

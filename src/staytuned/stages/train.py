@@ -5,12 +5,14 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from staytuned import tasks
 from staytuned.data.sides import TRAIN, VALIDATION, row_hashes
+from staytuned.errors import StorageError, disk_full, is_full
 from staytuned.files import read_json, replacing, write_json, write_text
 from staytuned.models import find_base, fingerprint
 from staytuned.params import Params
@@ -90,7 +92,10 @@ def _save(folder: Path, model: torch.nn.Module, weights: dict[str, torch.Tensor]
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
     with replacing(folder / "model.safetensors") as temporary:
-        save_file(weights, temporary, metadata={"format": "pt"})
+        try:
+            save_file(weights, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:  # it wraps the system's own
+            raise disk_full(folder) if is_full(error) else StorageError(f"{folder}: {error}") from error
         temporary.chmod(0o644)  # it is born readable by its owner alone
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (base / name).is_file():
