@@ -41,6 +41,7 @@ class RatingLabels(Section):
     column: Name
     negative_below: float
     positive_above: float
+    spread: Annotated[float, Field(ge=0)]
 
     @field_validator("positive_above")
     @classmethod

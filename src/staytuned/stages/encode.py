@@ -22,6 +22,7 @@ SCHEMA = pyarrow.schema(
         "group": pyarrow.string(),
         "source": pyarrow.string(),
         "label": pyarrow.int16(),
+        "rating": pyarrow.float32(),
         "input_ids": pyarrow.list_(pyarrow.int32()),
     }
 )
@@ -48,14 +49,17 @@ def run(workspace: Workspace, params: Params) -> None:
             temporary = stack.enter_context(replacing(workspace.encoded / f"{side}.arrow"))
             writers[side] = stack.enter_context(pyarrow.ipc.new_stream(str(temporary), SCHEMA))
         start, total = 0, accepted.metadata.num_rows
-        batches = accepted.iter_batches(CHUNK, columns=["row", "text", "source", "label"])
+        rating = params.task.label_from_rating
+        columns = ["row", "text", "source", "label", *([rating.column] if rating else [])]
+        batches = accepted.iter_batches(CHUNK, columns=columns)
         for rows in track(batches, -(-total // CHUNK), "encoding"):
             placed = sides.slice(start, len(rows))
             start += len(rows)
             ids, truncated = _tokenize(tokenizer, rows["text"].to_pylist(), params.encode.max_tokens)
             labels = pyarrow.array([classes[label] for label in rows["label"].to_pylist()], pyarrow.int16())
             group = placed["group"].combine_chunks()
-            encoded = pyarrow.record_batch([rows["row"], group, rows["source"], labels, ids], SCHEMA)
+            ratings = rows[rating.column].cast(pyarrow.float32()) if rating else pyarrow.nulls(len(rows), "float32")
+            encoded = pyarrow.record_batch([rows["row"], group, rows["source"], labels, ratings, ids], SCHEMA)
             side_of_row = placed["side"].to_numpy()
             for side in SIDES:
                 here = side_of_row == side

@@ -34,6 +34,8 @@ def run(workspace: Workspace, params: Params) -> None:
     make_deterministic(params.train.seed, params.train.threads)
     classes = len(params.task.labels)
     train = Rows(workspace.encoded / f"{TRAIN}.arrow", classes)
+    task = tasks.load(params)
+    train.targets = task.targets(train.labels, train.ratings)
     validation = Rows(workspace.encoded / f"{VALIDATION}.arrow", classes)
     base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
     model = with_head(base, params)
@@ -53,7 +55,7 @@ def run(workspace: Workspace, params: Params) -> None:
             train,
             validation,
             params.train,
-            tasks.load(params).metrics,
+            task.metrics,
             seen,
             lambda: display.advance(shown),
         )

@@ -149,8 +149,8 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
 def _loss(model: torch.nn.Module, rows: Rows, places: list[int], device: torch.device) -> torch.Tensor:
     inputs, mask = padded([rows.ids(place) for place in places])
     logits = model(input_ids=inputs.to(device), attention_mask=mask.to(device)).logits
-    truth = torch.from_numpy(rows.labels[places]).to(device)
-    return torch.nn.functional.cross_entropy(logits.float(), truth)
+    aim = torch.from_numpy(rows.targets[places]).to(device)
+    return torch.nn.functional.cross_entropy(logits.float(), aim)
 
 
 def _all_batches(rows: Rows, params: Train) -> Iterator[list[int]]:
