@@ -24,7 +24,7 @@ def task(spread: float) -> TextClassification:
 
 def labels_of(found: TextClassification, values: list[float]) -> numpy.ndarray:
     names = found.labels(pandas.DataFrame({"rating": [str(value) for value in values]}))
-    return numpy.array([PARAMS.task.labels.index(name) for name in names])
+    return numpy.array([PARAMS.task.labels.index(name) for name in names], dtype=int)
 
 
 @given(values=ratings, spread=st.floats(0.05, 1))
