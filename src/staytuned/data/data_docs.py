@@ -11,9 +11,10 @@ import jinja2
 
 @dataclass(frozen=True)
 class Validated:
-    """One checkpoint run: a batch, or a part of a long one."""
+    """One checkpoint run: a batch, several small ones, or a part of a long one."""
 
     name: str
+    batches: list[str]
     rows: int
     quarantined: int
     broken: int  # expectations
@@ -34,9 +35,11 @@ a[data-toggle=collapse],[class*=filter]{display:none}.collapse{display:block}
 </style>"""
 
 INDEX = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Data Docs</title></head><body>
-<h1>Data Docs</h1><p>What the data contract made of each batch. A row that breaks it is in the quarantine.</p>
-<table><tr><th>batch</th><th>rows</th><th>quarantined</th><th>expectations broken</th></tr>
-{% for one, page in pages %}<tr><td><a href="{{ page }}">{{ one.name }}</a></td><td>{{ one.rows }}</td>
+<h1>Data Docs</h1><p>What the data contract made of the batches; small ones share a page. A row that breaks it is
+in the quarantine.</p>
+<table><tr><th>page</th><th>batches</th><th>rows</th><th>quarantined</th><th>expectations broken</th></tr>
+{% for one, page in pages %}<tr><td><a href="{{ page }}">{{ one.name }}</a></td>
+<td>{{ one.batches | join(" ") }}</td><td>{{ one.rows }}</td>
 <td>{{ one.quarantined }}</td><td>{{ one.broken }}</td></tr>{% endfor %}</table>
 <p><a href="expectations/contract.html">The contract</a></p></body></html>
 """

@@ -36,19 +36,29 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass
+class Part:
+    """Consecutive rows of a batch."""
+
+    batch: Batch
+    start: int  # place of the first in the batch
+    frame: pandas.DataFrame
+
+
 class Ids:
-    """Hashes of row ids: 8 bytes a row, whatever the length of the ids."""
+    """Hashes of row ids, sorted: 8 bytes a row, whatever the length of the ids."""
 
     def __init__(self) -> None:
         self.hashes = numpy.empty(0, HASH)
 
     def add(self, hashes: numpy.ndarray) -> None:
         """Remember these."""
-        self.hashes = numpy.concatenate([self.hashes, hashes])
+        new = numpy.unique(hashes)
+        self.hashes = numpy.insert(self.hashes, self.hashes.searchsorted(new), new)
 
     def holds(self, hashes: numpy.ndarray) -> numpy.ndarray:
         """Which of these were remembered."""
-        return numpy.isin(hashes, self.hashes)
+        return self.hashes.searchsorted(hashes, "left") < self.hashes.searchsorted(hashes, "right")
 
 
 def run(workspace: Workspace, params: Params) -> None:
@@ -70,7 +80,7 @@ def run(workspace: Workspace, params: Params) -> None:
     shutil.rmtree(workspace.data_docs, ignore_errors=True)
     checkpoint = Checkpoint(task.contract(), workspace.data_docs)
     everyone, accepted_ids, ids_here, readmitted = Ids(), Ids(), Ids(), set[str]()
-    tallies = {batch.batch: Tally(batch) for batch in batches}
+    tallies = {batch.batch[:16]: Tally(batch) for batch in batches}
     with (
         replacing(workspace.accepted) as accepted_file,
         replacing(workspace.quarantine) as quarantine_file,
@@ -79,35 +89,39 @@ def run(workspace: Workspace, params: Params) -> None:
         quarantine = csv.writer(quarantine_handle)
         quarantine.writerow(["key", "row", "text", "label", "source", "group", *keep, "reasons"])
         with pyarrow.parquet.ParquetWriter(accepted_file, schema, compression="zstd") as accepted:
-            for batch, start, frame in _chunks(workspace, batches, params):
+            for parts in _chunks(workspace, batches, params):
+                frame = pandas.concat([part.frame for part in parts], ignore_index=True)
+                keys = [(part.batch.batch[:16], part.start + i) for part in parts for i in range(len(part.frame))]
+                frame["batch"] = [batch for batch, _ in keys]
                 frame["label"] = task.labels(frame)
                 hashes = pandas.util.hash_array(frame["row"].fillna("").to_numpy(object), categorize=False)
-                if start == 0:
+                first = parts[0]
+                if first.start == 0:
                     ids_here = Ids()
                 # a corrected row may take the id of the row that it corrects
-                before = accepted_ids if batch.readmits else everyone
+                before = accepted_ids if first.batch.readmits else everyone
                 frame["duplicate"] = _duplicates(frame["row"], hashes, before, ids_here)
                 clipped = frame.assign(text=frame["text"].str.slice(0, params.validate_.max_characters + 1))
-                reasons = checkpoint.reasons(f"{batch.batch[:12]}-{start}", clipped)
+                reasons = checkpoint.reasons(f"{first.batch.batch[:12]}-{first.start}", clipped)
                 bad = numpy.isin(numpy.arange(len(frame)), list(reasons))
                 everyone.add(hashes)
-                ids_here.add(hashes)
                 accepted_ids.add(hashes[~bad])
+                if first.batch.readmits:
+                    ids_here.add(hashes)
                 readmitted.update(frame.loc[~bad, "readmits"].dropna())
-                rows = frame[~bad].assign(batch=batch.batch[:16])
+                rows = frame[~bad]
                 accepted.write_table(pyarrow.Table.from_pandas(rows[columns], schema, preserve_index=False))
-                tally = tallies[batch.batch]
-                tally.accepted += len(rows)
+                for batch, count in Counter(rows["batch"]).items():
+                    tallies[batch].accepted += count
                 for place, why in sorted(reasons.items()):
-                    key = f"{batch.batch[:16]}:{start + place}"
-                    tally.quarantined.append(key)
-                    tally.reasons.update(why.keys())
+                    batch, number = keys[place]
+                    tallies[batch].quarantined.append(f"{batch}:{number}")
+                    tallies[batch].reasons.update(why.keys())
                     values: list[Any] = [
                         frame.at[place, name] for name in ("row", "text", "label", "source", "group", *keep)
                     ]
-                    quarantine.writerow(
-                        [key, *("" if pandas.isna(value) else value for value in values), "; ".join(why.values())]
-                    )
+                    told = ["" if pandas.isna(value) else value for value in values]
+                    quarantine.writerow([f"{batch}:{number}", *told, "; ".join(why.values())])
         quarantine_handle.flush()
         report = _report(list(tallies.values()), readmitted)
         write_json(workspace.reports / "validation.json", report)
@@ -121,29 +135,36 @@ def run(workspace: Workspace, params: Params) -> None:
             )
 
 
-def _chunks(
-    workspace: Workspace, batches: list[Batch], params: Params
-) -> Iterator[tuple[Batch, int, pandas.DataFrame]]:
-    """Frames of at most ``chunk_rows`` rows, with the place of their first row in its batch."""
+def _chunks(workspace: Workspace, batches: list[Batch], params: Params) -> Iterator[list[Part]]:
+    """At most ``chunk_rows`` rows at a time: small batches together, for a checkpoint takes a second however few its
+    rows are. Corrected rows come alone: they are judged by what became of the rows before them.
+    """
     size = params.validate_.chunk_rows
-    total = sum(-(-batch.rows // size) for batch in batches)
+    together: list[Part] = []
+    for part in track(
+        _parts(workspace, batches, params), sum(-(-batch.rows // size) for batch in batches), "validating"
+    ):
+        rows = sum(len(one.frame) for one in (*together, part))
+        if together and (rows > size or part.batch.readmits or together[0].batch.readmits):
+            yield together
+            together = []
+        together.append(part)
+    yield together
 
-    def read() -> Iterator[tuple[Batch, int, pandas.DataFrame]]:
-        for batch in batches:
-            file = pyarrow.parquet.ParquetFile(path_of(workspace, batch.batch))
-            missing = set(params.ingest.columns.keep) - set(file.schema_arrow.names)
-            if missing:
-                raise DataError(
-                    f"batch {batch.batch[:16]} ({batch.file}) was ingested without {sorted(missing)}, which "
-                    "ingest.columns.keep names now; drop them there, or ingest the file again elsewhere"
-                )
-            start = 0
-            for rows in file.iter_batches(batch_size=size):
-                frame = rows.to_pandas()
-                yield batch, start, frame
-                start += len(frame)
 
-    return track(read(), total, "validating")
+def _parts(workspace: Workspace, batches: list[Batch], params: Params) -> Iterator[Part]:
+    for batch in batches:
+        file = pyarrow.parquet.ParquetFile(path_of(workspace, batch.batch))
+        missing = set(params.ingest.columns.keep) - set(file.schema_arrow.names)
+        if missing:
+            raise DataError(
+                f"batch {batch.batch[:16]} ({batch.file}) was ingested without {sorted(missing)}, which "
+                "ingest.columns.keep names now; drop them there, or ingest the file again elsewhere"
+            )
+        start = 0
+        for rows in file.iter_batches(batch_size=params.validate_.chunk_rows):
+            yield Part(batch, start, rows.to_pandas())
+            start += len(rows)
 
 
 def _duplicates(rows: pandas.Series, hashes: numpy.ndarray, before: Ids, here: Ids) -> pandas.Series:
