@@ -74,6 +74,10 @@ CASES = [
         {"validate.quarantine_budget": 1.5},
         "validate.quarantine_budget: is 1.5; should be less than or equal to 1",
     ),
+    (
+        {"task.label_from_rating.spread": -0.1},
+        "task.label_from_rating.spread: is -0.1; should be greater than or equal",
+    ),
     ({"encode.max_tokens": 2}, "encode.max_tokens: is 2; should be greater than or equal to 4"),
     ({"train.device": "tpu"}, "train.device: is 'tpu'; should be 'auto', 'cpu' or 'cuda'"),
     ({"registry.model": "a/b"}, "registry.model: is 'a/b'; String should match pattern"),
