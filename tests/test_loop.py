@@ -12,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import make_rows, make_workspace
-from transformers import AutoModelForSequenceClassification
 
 from staytuned import tasks
 from staytuned.classifier import Classifier, batches_by_length
@@ -21,6 +20,7 @@ from staytuned.errors import DataError, TrainingError
 from staytuned.files import read_json, sha256
 from staytuned.params import Params
 from staytuned.stages import encode, evaluate, split, train
+from staytuned.stages.train import with_head
 from staytuned.training.loop import Point, Weights, fit, make_deterministic, steps_in, validate
 from staytuned.training.rows import Rows, shuffled_batches
 from staytuned.workspace import Workspace
@@ -73,10 +73,7 @@ def fitted(workspace: Workspace, params: Params) -> tuple[Weights, Point, list[P
 
 
 def fresh_model(workspace: Workspace) -> torch.nn.Module:
-    model: torch.nn.Module = AutoModelForSequenceClassification.from_pretrained(
-        workspace.root / "base-models" / "tiny", num_labels=3
-    )
-    return model
+    return with_head(workspace.root / "base-models" / "tiny", Params.read(workspace.params))
 
 
 def test_one_seed_gives_one_sha256_of_the_weights_and_another_seed_another(

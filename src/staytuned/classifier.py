@@ -6,11 +6,40 @@ from pathlib import Path
 
 import numpy
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
-from transformers import AutoModelForSequenceClassification
-from transformers.utils import logging
+from transformers import AutoConfig, AutoModel
 
 BATCH_TOKENS = 4096  # texts of like length are scored together, up to this many tokens
+
+
+class PooledClassifier(torch.nn.Module):
+    """An encoder, the mean of its last hidden states over the tokens of a text, and a linear head.
+
+    The mean is what sentence encoders were trained to put their meaning into (Reimers & Gurevych 2019, section 3).
+    """
+
+    def __init__(self, encoder: torch.nn.Module, classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if getattr(encoder, "pooler", None) is not None:
+            encoder.pooler = None  # type: ignore[assignment]  # of the first token: not used
+        self.encoder = encoder
+        self.dropout = torch.nn.Dropout(dropout)
+        self.head = torch.nn.Linear(encoder.config.hidden_size, classes)  # type: ignore[union-attr, arg-type]
+        torch.nn.init.normal_(self.head.weight, std=0.02)
+        torch.nn.init.zeros_(self.head.bias)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Logits, shape (rows, classes), of token ids and their mask, both of shape (rows, tokens)."""
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        logits: torch.Tensor = self.head(self.dropout(mean_of_tokens(states, attention_mask)))
+        return logits
+
+
+def mean_of_tokens(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean over the tokens that are not padding, shape (rows, hidden), of states of shape (rows, tokens, hidden)."""
+    weights = mask.unsqueeze(-1).to(states.dtype)
+    return (states * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 class Classifier:
@@ -18,15 +47,14 @@ class Classifier:
 
     def __init__(self, folder: Path | str) -> None:
         folder = Path(folder)
-        logging.disable_progress_bar()
         about = json.loads((folder / "staytuned.json").read_text(encoding="utf-8"))
         self.labels: list[str] = about["labels"]
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(about["max_tokens"])
-        self.model = AutoModelForSequenceClassification.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        ).eval()
+        encoder = AutoModel.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+        self.model = PooledClassifier(encoder, len(self.labels)).eval()
+        self.model.load_state_dict(load_file(folder / "model.safetensors"))
 
     @torch.inference_mode()
     def logits(self, texts: list[str]) -> numpy.ndarray:
@@ -35,7 +63,7 @@ class Classifier:
         found = numpy.zeros((len(ids), len(self.labels)), numpy.float32)
         for places in batches_by_length([len(row) for row in ids], BATCH_TOKENS):
             inputs, mask = padded([ids[place] for place in places])
-            found[places] = self.model(input_ids=inputs, attention_mask=mask).logits.numpy()
+            found[places] = self.model(input_ids=inputs, attention_mask=mask).numpy()
         return found
 
     def predict(self, texts: list[str]) -> tuple[list[str], numpy.ndarray]:

@@ -1,5 +1,6 @@
 """Encode: text to token ids by the base model's own tokenizer, into one Arrow file a side."""
 
+import itertools
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -41,26 +42,26 @@ def run(workspace: Workspace, params: Params) -> None:
     tokenizer = _tokenizer(base, params)
     classes = {label: number for number, label in enumerate(params.task.labels)}
     accepted = pyarrow.parquet.ParquetFile(workspace.accepted)
-    sides = pyarrow.parquet.read_table(workspace.split, columns=["group", "side"])
+    split = pyarrow.parquet.ParquetFile(workspace.split)
     counts = {side: dict.fromkeys(("rows", "tokens", "truncated"), 0) for side in SIDES}
     with ExitStack() as stack:
         writers = {}
         for side in SIDES:
             temporary = stack.enter_context(replacing(workspace.encoded / f"{side}.arrow"))
             writers[side] = stack.enter_context(pyarrow.ipc.new_stream(str(temporary), SCHEMA))
-        start, total = 0, accepted.metadata.num_rows
         rating = params.task.label_from_rating
         columns = ["row", "text", "source", "label", *([rating.column] if rating else [])]
-        batches = accepted.iter_batches(CHUNK, columns=columns)
-        for rows in track(batches, -(-total // CHUNK), "encoding"):
-            placed = sides.slice(start, len(rows))
-            start += len(rows)
+        batches = zip(
+            accepted.iter_batches(CHUNK, columns=columns),
+            split.iter_batches(CHUNK, columns=["group", "side"]),
+            strict=True,
+        )
+        for rows, placed in track(batches, -(-accepted.metadata.num_rows // CHUNK), "encoding"):
             ids, truncated = _tokenize(tokenizer, rows["text"].to_pylist(), params.encode.max_tokens)
             labels = pyarrow.array([classes[label] for label in rows["label"].to_pylist()], pyarrow.int16())
-            group = placed["group"].combine_chunks()
             ratings = rows[rating.column].cast(pyarrow.float32()) if rating else pyarrow.nulls(len(rows), "float32")
-            encoded = pyarrow.record_batch([rows["row"], group, rows["source"], labels, ratings, ids], SCHEMA)
-            side_of_row = placed["side"].to_numpy()
+            encoded = pyarrow.record_batch([rows["row"], placed["group"], rows["source"], labels, ratings, ids], SCHEMA)
+            side_of_row = placed["side"].to_numpy(zero_copy_only=False)
             for side in SIDES:
                 here = side_of_row == side
                 kept = encoded.filter(pyarrow.array(here))
@@ -102,5 +103,5 @@ def _tokenize(tokenizer: Tokenizer, texts: list[str], limit: int) -> tuple[pyarr
     truncated = numpy.zeros(len(ids), bool)
     truncated[full] = [bool(encodings[place].overflowing) for place in full]
     offsets = numpy.concatenate([[0], lengths.cumsum()]).astype(numpy.int32)
-    flat = numpy.fromiter((token for row in ids for token in row), numpy.int32, int(offsets[-1]))
+    flat = numpy.fromiter(itertools.chain.from_iterable(ids), numpy.int32, int(offsets[-1]))
     return pyarrow.ListArray.from_arrays(pyarrow.array(offsets), pyarrow.array(flat)), truncated

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
 from staytuned import tasks
+from staytuned.classifier import PooledClassifier
 from staytuned.data.sides import TRAIN, VALIDATION, row_hashes
 from staytuned.errors import StorageError, disk_full, is_full
 from staytuned.files import read_json, replacing, write_json, write_text
@@ -76,23 +77,21 @@ def run(workspace: Workspace, params: Params) -> None:
     )
 
 
-def with_head(base: Path, params: Params) -> torch.nn.Module:
+def with_head(base: Path, params: Params) -> PooledClassifier:
     """The base model with a fresh linear head, and the dropout of the params wherever it has dropout."""
     config = AutoConfig.from_pretrained(base, local_files_only=True)
     for name in list(config.to_dict()):
         if name.endswith(("dropout", "dropout_prob")):
             setattr(config, name, params.train.dropout)
-    config.id2label = dict(enumerate(params.task.labels))
-    config.label2id = {label: number for number, label in enumerate(params.task.labels)}
-    model: torch.nn.Module = AutoModelForSequenceClassification.from_pretrained(
+    encoder = AutoModel.from_pretrained(
         base, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
     )
-    return model
+    return PooledClassifier(encoder, len(params.task.labels), params.train.dropout)
 
 
-def _save(folder: Path, model: torch.nn.Module, weights: dict[str, torch.Tensor], base: Path) -> None:
+def _save(folder: Path, model: PooledClassifier, weights: dict[str, torch.Tensor], base: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    model.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
+    model.encoder.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
     with replacing(folder / "model.safetensors") as temporary:
         try:
             save_file(weights, temporary, metadata={"format": "pt"})

@@ -7,7 +7,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoModel
 
-from staytuned.classifier import padded
+from staytuned.classifier import mean_of_tokens, padded
 from staytuned.progress import track
 from staytuned.training.rows import Rows
 
@@ -33,8 +33,6 @@ def embeddings(encoder: torch.nn.Module, rows: Rows) -> numpy.ndarray:
     for places in track(batches, len(batches), "embedding"):
         inputs, mask = padded([rows.ids(place) for place in places])
         states = encoder(input_ids=inputs, attention_mask=mask).last_hidden_state
-        weights = mask.unsqueeze(-1)
-        mean = (states * weights).sum(dim=1) / weights.sum(dim=1)
-        unit = torch.nn.functional.normalize(mean, dim=1).numpy()
+        unit = torch.nn.functional.normalize(mean_of_tokens(states, mask), dim=1).numpy()
         found.update(zip(places, unit, strict=True))
     return numpy.stack([found[place] for place in range(len(rows))])

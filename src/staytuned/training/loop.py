@@ -63,7 +63,7 @@ def fit(
     """Fine-tune ``model``; returns the weights and the point of its best evaluation.
 
     Args:
-        model: Takes ``input_ids`` and ``attention_mask``; its output has ``logits``.
+        model: Takes ``input_ids`` and ``attention_mask``; gives logits, shape (rows, classes).
         train: Rows to learn from.
         validation: Rows that decide which evaluation is best and when to stop.
         params: The training section of params.yaml.
@@ -134,7 +134,7 @@ def validate(
     logits = numpy.zeros((len(rows), rows.classes), numpy.float32)
     for places in rows.batches_by_length():
         inputs, mask = padded([rows.ids(place) for place in places])
-        output = model(input_ids=inputs.to(device), attention_mask=mask.to(device)).logits
+        output = model(input_ids=inputs.to(device), attention_mask=mask.to(device))
         logits[places] = output.float().cpu().numpy()
     model.train()
     loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(rows.labels))
@@ -148,7 +148,7 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
 
 def _loss(model: torch.nn.Module, rows: Rows, places: list[int], device: torch.device) -> torch.Tensor:
     inputs, mask = padded([rows.ids(place) for place in places])
-    logits = model(input_ids=inputs.to(device), attention_mask=mask.to(device)).logits
+    logits = model(input_ids=inputs.to(device), attention_mask=mask.to(device))
     aim = torch.from_numpy(rows.targets[places]).to(device)
     return torch.nn.functional.cross_entropy(logits.float(), aim)
 
