@@ -143,7 +143,7 @@ def test_training_stops_after_as_many_evaluations_without_improvement_as_patienc
 
 def test_the_weights_returned_are_those_of_the_best_evaluation(workspace: Workspace, params: Params) -> None:
     # a rate that overshoots: the last evaluation is not the best
-    weights, best, points, _ = fitted(workspace, tuned(params, epochs=4, learning_rate=0.03, patience=99))
+    weights, best, points, _ = fitted(workspace, tuned(params, epochs=6, learning_rate=0.1, patience=99))
     assert best == max(points, key=lambda point: point.validation_macro_f1)
     assert best != points[-1]
     model = fresh_model(workspace)

@@ -69,11 +69,12 @@ def _inside(package: str) -> Path | None:
 
 
 def _from_hub(name: str, looked: list[str]) -> Path:
+    from httpx import HTTPError
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=FILES))
-    except Exception as error:  # its many kinds all mean: not to be had from there
+    except (OSError, ValueError, HTTPError) as error:  # they all mean: not to be had from there
         places = "\n".join(f"  {place}" for place in [*looked, "its local cache and the hub itself"])
         raise MissingError(
             f"base model {name!r} (model.base) was not found; looked in\n{places}\n"
