@@ -15,16 +15,18 @@ from staytuned.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMAND_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "how-to").rglob("*.md"))]
+MENTIONS = ("staytuned init", "staytuned predict", "staytuned readmit", "staytuned ingest")
 SHOWN = re.compile(r"^(?:\$ )?((?:staytuned|dvc) [^\n#]*)$|`((?:staytuned|dvc) [^`\n]+)`", re.MULTILINE)
 # Commands that go to the network, stay up, or need a store that is not there: their words are parsed, not run.
 PARSED = ("staytuned ui", "staytuned example", "dvc remote", "dvc pull")
 
 
 def shown() -> list[str]:
-    """Every command with its arguments, once, in the order of the pages."""
-    found = (one or other for page in PAGES for one, other in SHOWN.findall(page.read_text(encoding="utf-8")))
-    whole = (command.strip() for command in found)
-    return list(dict.fromkeys(command for command in whole if len(shlex.split(command)) > 1 and "FILE" not in command))
+    """Every command with its arguments, once, in the order of the pages; a bare name is a mention, not a command."""
+    texts = (page.read_text(encoding="utf-8") for page in COMMAND_PAGES)
+    found = ((one or other).split("&&")[0].strip() for text in texts for one, other in SHOWN.findall(text))
+    return list(dict.fromkeys(command for command in found if command not in MENTIONS and "FILE" not in command))
 
 
 @pytest.fixture
