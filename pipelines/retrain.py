@@ -73,6 +73,7 @@ def retrain(workspace: str = ".") -> Release:
             for stage in pipeline.stage_order(space):
                 with tracker.following():
                     run_stage(space.root, stage)
+            tracker.evidence()
             outcome = run_release(space.root, run_id)
             tracker.finish({"outcome": outcome.decision.outcome, "version": outcome.version, "key": outcome.key})
     return outcome

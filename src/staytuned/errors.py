@@ -88,7 +88,7 @@ class StageError(StaytunedError):
 
 def from_os_error(error: OSError, place: Path) -> StorageError:
     """The same failure, with what to do about it; ``place`` is named where the error names no file."""
-    where = error.filename or place
+    where = error.filename2 or error.filename or place  # of two files, the second is the one written
     if is_full(error):
         return disk_full(where)
     return StorageError(f"{error.strerror or error} at {where}; mend that, then run the same command again")

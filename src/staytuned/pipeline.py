@@ -111,15 +111,33 @@ def push(workspace: Workspace) -> int:
     Raises:
         RegistryError: the remote cannot be written.
     """
+    log, failures = logging.getLogger("dvc_data.hashfile.transfer"), _Failures()
+    log.addHandler(failures)
+    log.propagate = False
     with opened(workspace) as repo:
         try:
             return int(repo.push())
         except Exception as error:  # DVC lets the storage's own errors through
-            if is_full(error):
-                raise disk_full("the DVC remote") from error
+            cause = failures.found[0] if failures.found else error
+            if is_full(cause):
+                raise disk_full(getattr(cause, "filename2", None) or "the DVC remote") from error
             raise RegistryError(
-                f"the DVC remote could not be written: {error}; check `dvc remote list`, then run again"
+                f"the DVC remote could not be written: {cause}; check `dvc remote list`, then run again"
             ) from error
+        finally:
+            log.removeHandler(failures)
+
+
+class _Failures(logging.Handler):
+    """Why files were not copied: DVC tells that in its log alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[BaseException] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1]:
+            self.found.append(record.exc_info[1])
 
 
 def pin_code(workspace: Workspace) -> None:

@@ -57,21 +57,31 @@ class Tracker:
             over.set()
             thread.join()
 
-    def finish(self, outcome: dict[str, Any]) -> None:
-        """Log what the stages reported, and the decision."""
+    def evidence(self) -> None:
+        """Log what the stages reported, and what it takes to build the candidate again.
+
+        Before anything is registered: wherever a road is cut, the run of a registered version has all of this.
+        """
         self._log_curve()
         report = read_json(self.workspace.evaluation / "evaluation.json")
         for model, metrics in report["models"].items():
             for name in ("accuracy", "macro_f1", "calibration_error"):
                 self.client.log_metric(self.run_id, f"{model}.{name}", metrics[name])
-        for name in ("validation", "split", "encoding", "decision"):
-            path = self.workspace.reports / f"{name}.json"
-            self.client.log_artifact(self.run_id, str(path), "reports")
+        for name in ("validation", "split", "encoding"):
+            self.client.log_artifact(self.run_id, str(self.workspace.reports / f"{name}.json"), "reports")
         self.client.log_artifacts(self.run_id, str(self.workspace.evaluation), "reports/evaluation")
         with tempfile.TemporaryDirectory() as scratch:
             record = collect(self.workspace, self.params, Path(scratch))
             self.client.log_artifacts(self.run_id, scratch, "lineage")
-        for name, value in {**outcome, **{f"lineage.{key}": value for key, value in record.items()}}.items():
+        self._tag({f"lineage.{key}": value for key, value in record.items()})
+
+    def finish(self, outcome: dict[str, Any]) -> None:
+        """Log the decision."""
+        self.client.log_artifact(self.run_id, str(self.workspace.reports / "decision.json"), "reports")
+        self._tag(outcome)
+
+    def _tag(self, values: dict[str, Any]) -> None:
+        for name, value in values.items():
             self.client.set_tag(self.run_id, f"staytuned.{name}", str(value))
 
     def _log_curve(self) -> None:

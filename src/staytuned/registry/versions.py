@@ -111,7 +111,7 @@ class Registry:
             _settle(workspace)
         import mlflow
 
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what it logs as an error, it raises too
         self.workspace = workspace
         self.model = params.registry.model
         self.labels = params.task.labels
