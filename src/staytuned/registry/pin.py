@@ -49,8 +49,8 @@ def local_copy(workspace: Workspace, params: Params, version: int) -> Any:
 
 
 def disagreement(workspace: Workspace, params: Params, ledger: Ledger) -> str | None:
-    """How the alias differs from the ledger's last confirmed promotion, in words; None if it does not."""
-    last = unconfirmed(ledger) or ledger.last(PROMOTION)
+    """How the alias differs from the ledger's last promotion, in words; None if it does not."""
+    last = ledger.last(PROMOTION)
     expected = last.facts["version"] if last else None
     found = alias_now(workspace, params, CHAMPION)
     if found == expected:
