@@ -25,7 +25,5 @@ USER staytuned
 WORKDIR /workspace
 RUN staytuned init /workspace && cp /opt/source/params.yaml /workspace/
 
-# As Ctrl-C does, stopping the container lets the run end in good order.
-STOPSIGNAL SIGINT
 ENTRYPOINT ["staytuned"]
 CMD ["run"]
