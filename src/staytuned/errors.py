@@ -96,15 +96,18 @@ def from_os_error(error: OSError, place: Path) -> StorageError:
 
 def disk_full(where: object) -> StorageError:
     """What to say when there is no room left."""
-    return StorageError(f"the disk is full at {where}; free some space, then run the same command again")
+    return StorageError(
+        f"no room to write at {where}: the disk is full, or a quota or limit on files is reached; free some space, "
+        "then run the same command again"
+    )
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether a full disk is behind an error: libraries wrap that in errors of their own."""
+    """Whether a lack of room is behind an error: libraries wrap that in errors of their own."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
-        if any(words in str(error) for words in ("No space left on device", "disk is full")):
+        if any(words in str(error) for words in ("No space left on device", "disk is full", "File too large")):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -116,7 +116,7 @@ def _arrive(workspace: Workspace, params: Params, reader: Reader) -> tuple["Batc
     with workspace.hold(), busy(f"ingesting {reader.path.name}"):
         batch, new = batches.add(workspace, reader, readmits=isinstance(reader, batches.Corrected))
         pipeline.pin_code(workspace)
-        pin.refresh(workspace, params)
+        pin.refresh(workspace)
         pipeline.track(workspace, workspace.batches, workspace.pin)
     if new:
         decoded = "".join(f", {count} lines decoded as {name}" for name, count in batch.decoded.items())

@@ -29,7 +29,7 @@ def champion(workspace: Workspace) -> tuple[int, "Classifier"]:
     last = Ledger(workspace.ledger).last(PROMOTION)
     if last is None:
         raise MissingError("there is no champion yet; `staytuned run` trains one and promotes it if the gate agrees")
-    folder = local_copy(workspace, Params.read(workspace.params), last.facts["version"])
+    folder = local_copy(workspace, last.facts["version"])
 
     from staytuned.classifier import Classifier
 

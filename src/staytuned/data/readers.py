@@ -86,13 +86,11 @@ class Reader:
                     continue
                 try:
                     values = json.loads(line)
-                except json.JSONDecodeError as error:
+                except (ValueError, RecursionError) as error:  # also of huge numbers, and of deep nesting
+                    said = getattr(error, "msg", str(error))
                     if not line.endswith("\n"):
-                        raise DataError(f"{self.path} is cut short in line {number}: {error.msg}") from None
-                    values, problem = (
-                        {self.columns.text: line},
-                        f"line {number} is not valid JSON: {error.msg}",
-                    )
+                        raise DataError(f"{self.path} is cut short in line {number}: {said}") from None
+                    values, problem = {self.columns.text: line}, f"line {number} is not valid JSON: {said}"
                 else:
                     problem = _encoding_problem(bad)
                     if not isinstance(values, dict):
@@ -109,7 +107,7 @@ class Reader:
             for batch in file.iter_batches(batch_size=10_000, columns=self._used()):
                 for values in batch.to_pylist():
                     yield values, None
-        except pyarrow.ArrowException as error:
+        except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{self.path} is no whole Parquet file: {error}") from None
 
     def _decode(self, lines: Iterable[bytes], bad: list[int]) -> Iterator[str]:
@@ -143,9 +141,12 @@ class Reader:
         missing += [f"ingest.columns.keep: {name}" for name in self.columns.keep if name not in present]
         if missing:
             raise DataError(
-                f"{self.path} lacks {', '.join(missing)}; it has {', '.join(map(repr, present))}; "
+                f"{self.path} lacks {', '.join(missing)}; it has {', '.join(map(repr, present))[:500]}; "
                 "map the columns in params.yaml, with null for those that the data has not"
             )
+        twice = sorted({name for name in self._used() if present.count(name) > 1})
+        if twice:
+            raise DataError(f"{self.path} has more than one column {twice}; rename or drop the others")
 
     def _ours(self, values: dict[str, Any], problem: str | None) -> Row:
         def value(theirs: str | None) -> str | None:

@@ -1,6 +1,7 @@
 """The pin: champion and best version as a versioned input of the evaluation, and the alias that projects the ledger."""
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 from staytuned import pipeline
@@ -29,7 +30,7 @@ def written(workspace: Workspace) -> Pin | None:
     return read_json(file) if file.is_file() else None
 
 
-def refresh(workspace: Workspace, params: Params) -> bool:
+def refresh(workspace: Workspace) -> bool:
     """Bring the pin up to date with the ledger; False if it was."""
     pin = wanted(Ledger(workspace.ledger))
     if pin == written(workspace):
@@ -37,15 +38,15 @@ def refresh(workspace: Workspace, params: Params) -> bool:
     with replacing_folder(workspace.pin) as folder:  # DVC may have linked its files to the cache: all are new
         for name, about in pin.items():
             if about and (name == "champion" or about != pin["champion"]):
-                shutil.copytree(local_copy(workspace, params, about["version"]), folder / name)
+                shutil.copytree(local_copy(workspace, about["version"]), folder / name)
         write_json(folder / "pin.json", pin)
     return True
 
 
-def local_copy(workspace: Workspace, params: Params, version: int) -> Any:
-    """Folder of a version's model, without asking the registry where a copy is at hand."""
+def local_copy(workspace: Workspace, version: int) -> Path:
+    """Folder of a version's model; where a copy is at hand, neither the registry nor the params are asked."""
     kept = workspace.var / "versions" / str(version)
-    return kept if kept.exists() else Registry(workspace, params).model_folder(version)
+    return kept if kept.exists() else Registry(workspace, Params.read(workspace.params)).model_folder(version)
 
 
 def disagreement(workspace: Workspace, params: Params, ledger: Ledger) -> str | None:
@@ -106,7 +107,7 @@ def sync(workspace: Workspace, params: Params) -> list[str]:
         else:
             registry.delete_alias(CHAMPION)
         done.append(f"{difference}: set back")
-    if refresh(workspace, params):
+    if refresh(workspace):
         done.append("pinned " + (_version(last.facts["version"]) if last else "no champion yet"))
     pipeline.track(workspace, workspace.batches, workspace.pin)  # an ingest may have been cut off before it did
     return done
