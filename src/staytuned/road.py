@@ -88,7 +88,7 @@ def ingest(workspace: Workspace, path: Path) -> tuple["Batch", bool]:
     """Make a batch of a file, pin the champion that its rows will be judged beside, point DVC at both."""
     params = Params.read(workspace.params)
     reader = Reader(path, params.ingest.columns, params.ingest.encodings)
-    return _arrive(workspace, params, reader)
+    return _arrive(workspace, reader)
 
 
 def readmit(workspace: Workspace, path: Path) -> tuple["Batch", bool]:
@@ -97,8 +97,7 @@ def readmit(workspace: Workspace, path: Path) -> tuple["Batch", bool]:
     Raises:
         DataError: a row carries a key that is not in the quarantine.
     """
-    params = Params.read(workspace.params)
-    reader = batches.Corrected(path, params.ingest.columns.keep)
+    reader = batches.Corrected(path, Params.read(workspace.params).ingest.columns.keep)
     if not workspace.quarantine.exists():
         raise MissingError(f"there is no {workspace.quarantine}; `staytuned run` makes it")
     with workspace.quarantine.open(encoding="utf-8", newline="") as handle:
@@ -109,10 +108,10 @@ def readmit(workspace: Workspace, path: Path) -> tuple["Batch", bool]:
             f"{path} has the keys {strange[:5]}, which are not in {workspace.quarantine}; leave the "
             "column `key` as it is there"
         )
-    return _arrive(workspace, params, reader)
+    return _arrive(workspace, reader)
 
 
-def _arrive(workspace: Workspace, params: Params, reader: Reader) -> tuple["Batch", bool]:
+def _arrive(workspace: Workspace, reader: Reader) -> tuple["Batch", bool]:
     with workspace.hold(), busy(f"ingesting {reader.path.name}"):
         batch, new = batches.add(workspace, reader, readmits=isinstance(reader, batches.Corrected))
         pipeline.pin_code(workspace)
