@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# How rows are written. Texts and ids hardly repeat, and who reads many row groups keeps the dictionaries of all.
+PARQUET: dict[str, Any] = {"compression": "zstd", "use_dictionary": False}
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

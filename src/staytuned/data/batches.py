@@ -13,7 +13,7 @@ import pyarrow.parquet
 
 from staytuned.data.readers import CORE, Reader, Row
 from staytuned.errors import DataError
-from staytuned.files import replacing, write_text
+from staytuned.files import PARQUET, replacing, write_text
 from staytuned.params import Columns
 from staytuned.workspace import Workspace
 
@@ -56,7 +56,7 @@ def add(workspace: Workspace, reader: Reader, readmits: bool = False) -> tuple[B
     schema = pyarrow.schema([(name, pyarrow.string()) for name in (*CORE, *reader.columns.keep)])
     temporary = workspace.var / "incoming.parquet"  # outside the folder, whose hash must not see it
     with replacing(temporary) as partial:
-        with pyarrow.parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+        with pyarrow.parquet.ParquetWriter(partial, schema, **PARQUET) as writer:
             for chunk in _chunks(reader.rows()):
                 rows += len(chunk)
                 problems += sum(row["problem"] is not None for row in chunk)

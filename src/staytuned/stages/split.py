@@ -9,7 +9,7 @@ import pyarrow.parquet
 from staytuned.data.groups import place, shared_texts
 from staytuned.data.sides import KEPT_OUT, TEST, TRAIN, VALIDATION
 from staytuned.errors import DataError
-from staytuned.files import replacing, write_json
+from staytuned.files import PARQUET, replacing, write_json
 from staytuned.params import Params
 from staytuned.progress import track
 from staytuned.workspace import Workspace
@@ -44,7 +44,7 @@ def run(workspace: Workspace, params: Params) -> None:
     _check(report["labels"], params.task.labels, len(rows))
     with replacing(workspace.split) as temporary:
         split = pyarrow.table({"row": rows, "group": [item.group for item in placed], "side": sides})
-        pyarrow.parquet.write_table(split, temporary, compression="zstd")
+        pyarrow.parquet.write_table(split, temporary, **PARQUET)
 
 
 def _check(labels: dict[str, dict[str, int]], wanted: list[str], rows: int) -> None:

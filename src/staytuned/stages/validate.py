@@ -18,7 +18,7 @@ from staytuned.data.batches import Batch, check_manifest, manifest, path_of
 from staytuned.data.contract import Checkpoint
 from staytuned.data.data_docs import close_pages
 from staytuned.errors import BudgetError, DataError
-from staytuned.files import replacing, write_json
+from staytuned.files import PARQUET, replacing, write_json
 from staytuned.params import Params
 from staytuned.progress import track
 from staytuned.workspace import Workspace
@@ -88,7 +88,7 @@ def run(workspace: Workspace, params: Params) -> None:
     ):
         quarantine = csv.writer(quarantine_handle)
         quarantine.writerow(["key", "row", "text", "label", "source", "group", *keep, "reasons"])
-        with pyarrow.parquet.ParquetWriter(accepted_file, schema, compression="zstd") as accepted:
+        with pyarrow.parquet.ParquetWriter(accepted_file, schema, **PARQUET) as accepted:
             for parts in _chunks(workspace, batches, params):
                 frame = pandas.concat([part.frame for part in parts], ignore_index=True)
                 keys = [(part.batch.batch[:16], part.start + i) for part in parts for i in range(len(part.frame))]
