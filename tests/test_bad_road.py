@@ -1,0 +1,188 @@
+"""A workspace, a registry or a disk that is not as it should be: a clear error, and the champion goes on answering."""
+
+import http.server
+import socket
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from shell import staytuned, staytuned_in
+from tiny import make_rows, set_params, write_csv
+
+from staytuned import serve
+from staytuned.data import batches
+from staytuned.errors import RegistryError
+from staytuned.files import read_json
+from staytuned.params import Params
+from staytuned.registry.ledger import Ledger
+from staytuned.registry.versions import CHAMPION, Registry, alias_now, database
+from staytuned.start import init
+from staytuned.workspace import Workspace
+
+QUICKLY = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1"}  # seconds of silence that are enough
+
+
+def refused(done: subprocess.CompletedProcess[str], status: int, *said: object) -> None:
+    """The command ended with ``status`` and one clear error that says all of ``said``."""
+    assert done.returncode == status, done.stdout + done.stderr
+    assert [words for words in map(str, said) if words not in done.stderr] == [], done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.count("error: ") == 1, done.stderr
+
+
+def answers(road: Workspace) -> bool:
+    return serve.predict_text(road, "a lovely lamp").endswith("version 1")
+
+
+def nothing_to_do(road: Workspace) -> bool:
+    done = staytuned(road, "run")
+    return done.returncode == 0 and "nothing to do" in done.stdout
+
+
+def test_a_typo_in_the_params_is_named_with_what_was_meant(road: Workspace) -> None:
+    right = road.params.read_text()
+    road.params.write_text(right.replace("learning_rate:", "learning_rat:").replace("seed: 7", "seed: seven"))
+    refused(
+        staytuned(road, "run"),
+        78,
+        "train.learning_rat: unknown key; did you mean 'learning_rate'?",
+        "train.learning_rate: is missing",
+        "train.seed: is 'seven'",
+        "evaluate.seed: is 'seven'",
+    )
+    assert answers(road)
+    road.params.write_text(right)
+    assert nothing_to_do(road)
+
+
+def test_without_a_champion_or_rows_the_next_step_is_named(tmp_path: Path) -> None:
+    workspace = init(tmp_path / "workspace")
+    refused(staytuned(workspace, "predict", "a lamp"), 66, "there is no champion yet", "`staytuned run`")
+    refused(staytuned(workspace, "run"), 65, "there is no batch yet", "`staytuned ingest FILE`")
+
+
+def test_an_alias_that_was_deleted_by_hand_is_set_back_by_sync(road: Workspace) -> None:
+    with closing(sqlite3.connect(database(road))) as db, db:
+        db.execute("DELETE FROM registered_model_aliases")
+    said = "the alias 'champion' of 'tiny' names nothing, the ledger says version 1"
+    refused(staytuned(road, "run"), 69, said, "`staytuned sync` sets it back")
+    assert answers(road)
+    assert "set back" in staytuned(road, "sync").stdout
+    assert alias_now(road, Params.read(road.params), CHAMPION) == 1
+    assert nothing_to_do(road)
+
+
+def test_a_damaged_registry_is_named(road: Workspace) -> None:
+    whole = database(road).read_bytes()
+    database(road).write_bytes(whole[: len(whole) // 2] + b"no database")
+    refused(staytuned(road, "run"), 69, f"the registry at {database(road)} failed", "mend that")
+    assert answers(road)
+    database(road).write_bytes(whole)
+    assert nothing_to_do(road)
+
+
+def test_a_damaged_ledger_is_named(road: Workspace) -> None:
+    whole = road.ledger.read_bytes()
+    road.ledger.write_bytes(b"no ledger " * 100)
+    refused(staytuned(road, "run"), 69, f"the ledger {road.ledger} cannot be used", "restore it from a copy")
+    road.ledger.write_bytes(whole)
+    assert answers(road) and nothing_to_do(road)
+
+
+class Elsewhere(http.server.BaseHTTPRequestHandler):
+    """A server that is no MLflow: it says hello to all."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<h1>hello</h1>")
+
+
+class Failing(http.server.BaseHTTPRequestHandler):
+    """A registry that knows its aliases and then breaks."""
+
+    def do_GET(self) -> None:
+        known = "registered-models/alias" in self.path
+        self.send_response(200 if known else 501)
+        self.end_headers()
+        self.wfile.write(b'{"model_version": {"version": "1"}}' if known else b"out of order")
+
+    do_POST = do_GET
+
+
+@contextmanager
+def served(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def addresses() -> Iterator[dict[str, str]]:
+    """Where no registry answers: a closed port, a silent one, another server, no address at all."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        closed = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as silent, served(Elsewhere) as other:
+        yield {
+            "closed": closed,
+            "silent": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "another": other,
+            "none": "htp:/nowhere",
+        }
+
+
+def test_a_registry_that_does_not_answer_is_named(road: Workspace, addresses: dict[str, str]) -> None:
+    for address in addresses.values():
+        set_params(road, registry__tracking_uri=address)
+        said = (f"the registry at {address} (registry.tracking_uri) does not answer", "start it, or mend the address")
+        refused(staytuned(road, "run", **QUICKLY), 69, *said)
+    assert answers(road)
+    set_params(road, registry__tracking_uri=None)
+    assert nothing_to_do(road)
+
+
+def test_new_rows_wait_for_a_registry_that_does_not_answer(road: Workspace, addresses: dict[str, str]) -> None:
+    set_params(road, registry__tracking_uri=addresses["closed"])
+    rows = write_csv(road.root / "more.csv", make_rows(200, seed=1))
+    assert staytuned(road, "ingest", rows).returncode == 0
+    before = road.lock.read_bytes(), Ledger(road.ledger).entries()
+    refused(staytuned(road, "run", **QUICKLY), 69, addresses["closed"], "`staytuned run` goes on from here")
+    assert (road.lock.read_bytes(), Ledger(road.ledger).entries()) == before
+    assert answers(road)
+
+
+def test_a_registry_that_breaks_after_its_first_answer_is_a_registry_error(road: Workspace) -> None:
+    with served(Failing) as address:
+        set_params(road, registry__tracking_uri=address)
+        with pytest.raises(RegistryError, match=f"the registry at {address} failed: .*; mend that") as caught:
+            Registry(road, Params.read(road.params))
+    assert caught.value.exit_status == 69
+    assert answers(road)
+
+
+def test_the_road_runs_where_there_is_no_git(finished_road: Workspace) -> None:
+    assert not any((folder / ".git").exists() for folder in (finished_road.root, *finished_road.root.parents))
+    assert "no_scm = true" in (finished_road.root / ".dvc" / "config.local").read_text()
+    (lineage,) = (finished_road.var / "mlflow-artifacts").rglob("lineage.json")
+    record = read_json(lineage)
+    assert (record["commit"], record["dirty"]) == (None, False)
+
+
+@pytest.mark.parametrize("room", [4, 40], ids=["for the rows", "for the pinned champion"])
+def test_an_ingest_that_finds_the_disk_full_can_be_done_again(road: Workspace, room: int) -> None:
+    rows = write_csv(road.root / "more.csv", make_rows(600, seed=1))
+    refused(staytuned_in(room, road, "ingest", rows), 74, "no room to write at", str(road.root), "free some space")
+    assert list(road.root.rglob("*.tmp")) == []
+    batches.check_manifest(road)
+    assert answers(road)
+    again = staytuned(road, "ingest", rows)
+    assert again.returncode == 0, again.stderr
+    assert [batch.rows for batch in batches.manifest(road)] == [600, 600]
+    assert (
+        "data/batches.dvc"
+        not in subprocess.run(["dvc", "status"], cwd=road.root, capture_output=True, text=True).stdout
+    )
