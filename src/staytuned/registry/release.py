@@ -17,7 +17,7 @@ from staytuned.progress import busy
 from staytuned.registry import ledger as kinds
 from staytuned.registry.gate import Decision, Standing, decide
 from staytuned.registry.ledger import Ledger
-from staytuned.registry.pin import wanted
+from staytuned.registry.pin import unconfirmed, wanted
 from staytuned.registry.versions import CHALLENGER, CHAMPION, Registry
 from staytuned.workspace import Workspace
 
@@ -71,7 +71,7 @@ def finished(workspace: Workspace, params: Params) -> Release | None:
     """
     ledger, key = Ledger(workspace.ledger), key_of(workspace, params)
     entry = ledger.last(kinds.DECISION, key)
-    if entry is None:
+    if entry is None or unconfirmed(ledger):
         return None
     decision = Decision(entry.facts["outcome"], entry.facts["reasons"])
     last_step, alias = LAST_STEP[decision.outcome]
@@ -103,7 +103,11 @@ def release(workspace: Workspace, params: Params, registry: Registry, run_id: st
         return Release(key, decision, None, None)
     with busy("copying data to the DVC remote"):
         pipeline.push(workspace)  # never a registration whose data is not there
-    version = registry.version_of(key)
+    champion = ledger.last(kinds.PROMOTION)
+    if champion and champion.facts["weights"] == weights:
+        version: int | None = champion.facts["version"]  # the champion itself, judged again: it is registered
+    else:
+        version = registry.version_of(key)
     if version is None:
         card = _card(workspace, params, report, decision)
         with busy("registering the candidate"):
