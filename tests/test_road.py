@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -14,10 +15,11 @@ import pytest
 import urllib3
 from ruamel.yaml import YAML
 from shell import staytuned
-from tiny import make_rows, make_workspace, set_params, write_csv
+from tiny import make_rows, make_workspace, set_params, tiny_params, write_csv
 
 from staytuned.files import read_json, sha256
 from staytuned.params import Params
+from staytuned.pipeline import stage_order
 from staytuned.registry.ledger import CONFIRMATION, DECISION, PROMOTION, Ledger
 from staytuned.registry.versions import alias_now, database
 from staytuned.road import prefect_settings
@@ -225,6 +227,28 @@ def test_one_setting_moves_the_registry_to_an_mlflow_server(
     assert done.returncode == 0, done.stdout + done.stderr
     assert champion(workspace) == 1 and not (workspace.var / "mlflow.db").exists()
     assert "nothing to do" in staytuned(workspace, "run").stdout
+
+
+def test_the_clone_is_a_workspace_whose_second_run_finds_nothing_to_do(
+    finished_road: Workspace, tmp_path: Path
+) -> None:
+    source = Path(__file__).parents[1]
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=source, capture_output=True, text=True, check=True).stdout
+    for name in tracked.split("\0")[:-1]:
+        target = tmp_path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source / name, target, follow_symlinks=False)
+    clone = Workspace(tmp_path)
+    tiny_params(clone)
+    shutil.copytree(finished_road.root / "base-models", tmp_path / "base-models")
+    run(clone, "git", "init", "-q")
+    assert stage_order(clone) == ["validate", "split", "encode", "train", "evaluate"]
+    assert staytuned(clone, "ingest", finished_road.root / "rows.csv").returncode == 0
+    done = staytuned(clone, "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    again = staytuned(clone, "run")
+    assert "nothing to do" in again.stdout, again.stdout + again.stderr
+    assert champion(clone) == 1
 
 
 def test_the_data_of_a_registered_version_is_in_the_remote(finished_road: Workspace) -> None:

@@ -96,15 +96,25 @@ def set_params(workspace: Workspace, **changes: Any) -> None:
 
 
 def make_workspace(folder: Path) -> Workspace:
-    """A workspace on the tiny model, with floors that it can clear and nothing to fetch."""
+    """A workspace on the tiny model."""
     workspace = init(folder)
     make_base(folder / "base-models" / "tiny")
+    tiny_params(workspace)
+    return workspace
+
+
+def tiny_params(workspace: Workspace) -> None:
+    """Params for the tiny model and its rows, with floors that it can clear and nothing to fetch."""
     set_params(
         workspace,
+        task__label_from_rating=None,
         model__base="tiny",
+        ingest__example=None,
+        ingest__columns__label="label",
         ingest__columns__id="id",
         ingest__columns__source="source",
         ingest__columns__group="document",
+        ingest__columns__keep=[],
         encode__max_tokens=32,
         train__epochs=6,
         train__learning_rate=6e-3,
@@ -119,4 +129,3 @@ def make_workspace(folder: Path) -> Workspace:
         gate__min_gain=-0.5,
         registry__model="tiny",
     )
-    return workspace
