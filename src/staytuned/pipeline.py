@@ -22,6 +22,22 @@ DRIVER = "STAYTUNED_DRIVER"  # environment variable: the process that a stage mu
 INTERRUPTED = (130, -signal.SIGINT)  # exit statuses of a stage that was stopped by Ctrl-C
 
 
+class _Transfers(logging.Handler):
+    """Why files were not copied: DVC tells that in its log alone, where it would also print it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: list[BaseException] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the reason."""
+        if record.exc_info and record.exc_info[1]:
+            self.failures.append(record.exc_info[1])
+
+
+_transfers = _Transfers()
+
+
 @contextmanager
 def opened(workspace: Workspace) -> Iterator[Any]:
     """The workspace's DVC repository. Outside git, DVC is told so in its local, unversioned settings."""
@@ -38,6 +54,9 @@ def opened(workspace: Workspace) -> Iterator[Any]:
         else:
             local.write_text(text + "[core]\n    no_scm = true\n")
     logging.getLogger("dvc").setLevel(logging.ERROR)
+    log = logging.getLogger("dvc_data.hashfile.transfer")
+    log.handlers, log.propagate = [_transfers], False
+    _transfers.failures.clear()
     repo = Repo(str(workspace.root))
     try:
         yield repo
@@ -111,33 +130,16 @@ def push(workspace: Workspace) -> int:
     Raises:
         RegistryError: the remote cannot be written.
     """
-    log, failures = logging.getLogger("dvc_data.hashfile.transfer"), _Failures()
-    log.addHandler(failures)
-    log.propagate = False
     with opened(workspace) as repo:
         try:
             return int(repo.push())
         except Exception as error:  # DVC lets the storage's own errors through
-            cause = failures.found[0] if failures.found else error
+            cause = next(iter(_transfers.failures), error)
             if is_full(cause):
                 raise disk_full(getattr(cause, "filename2", None) or "the DVC remote") from error
             raise RegistryError(
                 f"the DVC remote could not be written: {cause}; check `dvc remote list`, then run again"
             ) from error
-        finally:
-            log.removeHandler(failures)
-
-
-class _Failures(logging.Handler):
-    """Why files were not copied: DVC tells that in its log alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[BaseException] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info and record.exc_info[1]:
-            self.found.append(record.exc_info[1])
 
 
 def pin_code(workspace: Workspace) -> None:
