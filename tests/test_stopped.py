@@ -178,14 +178,8 @@ def late(finished_road: Workspace, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def has_learnt(workspace: Workspace) -> bool:
-    """Whether training is at work: its curve was written anew and grows."""
-    process = stage_at_work(workspace, "train")
-    if process is None or not workspace.curve.exists():
-        return False
-    return (
-        workspace.curve.stat().st_size > 200
-        and workspace.curve.stat().st_mtime > Path(f"/proc/{process}").stat().st_mtime
-    )
+    """Whether training is at work and has written to its curve, which DVC took away before."""
+    return bool(stage_at_work(workspace, "train")) and workspace.curve.exists() and workspace.curve.stat().st_size > 200
 
 
 @LATE
