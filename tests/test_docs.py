@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from shell import staytuned
 from test_road import ENVIRONMENT, IDENTITY, in_git, run
 from tiny import make_rows, write_csv
 
@@ -33,11 +34,13 @@ def shown() -> list[str]:
 def prepared(road: Workspace) -> Workspace:
     """The finished road with the files that the pages name, inside git."""
     write_csv(road.root / "rows.csv", make_rows(200, seed=1))
-    run(road, sys.executable, "-c", "import shutil; shutil.copy('data/quarantine.csv', 'corrected.csv')")
-    with (road.root / "corrected.csv").open("a", encoding="utf-8") as handle:
-        handle.write("0000:0,shop:new,a lovely lamp,positive,shop,,\n")
-    with (road.root / "data" / "quarantine.csv").open("a", encoding="utf-8") as handle:
-        handle.write("0000:0,shop:new,,positive,shop,,text is blank\n")
+    bad = make_rows(40, seed=2)
+    bad[0]["text"] = ""
+    for words in (["ingest", write_csv(road.root / "bad.csv", bad)], ["sync"]):
+        assert staytuned(road, *words).returncode == 0
+    run(road, "dvc", "repro", "validate")
+    mended = road.quarantine.read_text(encoding="utf-8").replace(",,", ",a lovely lamp,", 1)
+    (road.root / "corrected.csv").write_text(mended, encoding="utf-8")
     return in_git(road)
 
 
@@ -71,7 +74,7 @@ def environment() -> dict[str, str]:
 
 def test_the_make_targets_shown_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)`|^make ([a-z]+)", page.read_text(), re.M)}
+    named = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)`|^make ([a-z]+)$", page.read_text(), re.M)}
     assert {one or other for one, other in named} <= targets
 
 
