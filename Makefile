@@ -33,6 +33,11 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# one claim after the other; fails at the end if a bound was not met
+bench: $(INSTALLED)
+	@failed=0; for claim in startup nothing_to_do orchestration encode memory; do \
+	  $(BIN)/python benchmarks/$$claim.py || failed=1; done; exit $$failed
+
 ui: $(INSTALLED)
 	@$(RUN) ui
 
