@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,12 @@ def opened(workspace: Workspace) -> Iterator[Any]:
     log = logging.getLogger("dvc_data.hashfile.transfer")
     log.handlers, log.propagate = [_transfers], False
     _transfers.failures.clear()
-    repo = Repo(str(workspace.root))
-    try:
-        yield repo
-    finally:
-        repo.close()
+    with chdir(workspace.root):  # DVC looks a stage's name up in the working directory
+        repo = Repo(str(workspace.root))
+        try:
+            yield repo
+        finally:
+            repo.close()
 
 
 def stage_order(workspace: Workspace) -> list[str]:
