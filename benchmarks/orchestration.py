@@ -12,7 +12,6 @@ A round measures four things, on copies of one tiny workspace:
 - server: from the first request to an answer of a Prefect server that has to be started, imports not counted.
 """
 
-import asyncio
 import shutil
 import statistics
 import subprocess
@@ -26,7 +25,7 @@ from ruamel.yaml import YAML
 from tiny import make_rows, make_workspace, write_csv
 
 from staytuned import pipeline, road
-from staytuned.pages import prefect_settings
+from staytuned.pages import prefect_settings, start_prefect
 from staytuned.params import Params
 from staytuned.workspace import Workspace
 
@@ -85,14 +84,8 @@ def server_start(workspace: Workspace) -> float:
     """Seconds until a Prefect server, started as the flow starts it, answers."""
     workspace.var.mkdir(parents=True)
     prefect_settings(workspace)
-    from prefect.client.orchestration import get_client
-
-    async def answer() -> None:
-        async with get_client() as client:
-            await client.hello()
-
     start = time.perf_counter()
-    asyncio.run(answer())
+    start_prefect(workspace)
     return time.perf_counter() - start
 
 

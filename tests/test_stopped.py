@@ -37,24 +37,32 @@ def in_git(finished_road: Workspace, folder: Path) -> Workspace:
     return Workspace(folder)
 
 
-def stage_at_work(workspace: Workspace, stage: str) -> int | None:
-    """Number of the process that runs a stage of this workspace, once it has loaded what it works with."""
+def process_of(workspace: Workspace, *words: str, loaded: str = "") -> int | None:
+    """Number of the process of this workspace whose command holds ``words``, once it has loaded a library."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
+            command = (process / "cmdline").read_text().split("\0")
             here = (process / "cwd").readlink() == workspace.root
-            if here and words[2:4] == [b"staytuned.stages", stage.encode()]:
-                return int(process.name) if "pyarrow" in (process / "maps").read_text() else None
+            if here and set(words) <= set(command) and loaded in (process / "maps").read_text():
+                return int(process.name)
         except OSError:  # it has ended
             continue
     return None
 
 
+def stage_at_work(workspace: Workspace, stage: str) -> int | None:
+    """Number of the process that runs a stage, once it has loaded what it works with."""
+    return process_of(workspace, "staytuned.stages", stage, loaded="pyarrow")
+
+
 @contextmanager
-def running(workspace: Workspace, sign: Sign) -> Iterator[subprocess.Popen[str]]:
-    """``staytuned run`` in a process group of its own, once the sign is there."""
+def running(workspace: Workspace, sign: Sign, own_prefect: bool) -> Iterator[subprocess.Popen[str]]:
+    """``staytuned run`` in a process group of its own, once the sign is there; with a Prefect server of its own?"""
+    environment = {name: value for name, value in os.environ.items() if not (own_prefect and name == "PREFECT_API_URL")}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    run = subprocess.Popen(command("run"), cwd=workspace.root, env=os.environ | NOBODY, start_new_session=True, **pipes)
+    run = subprocess.Popen(
+        command("run"), cwd=workspace.root, env=environment | NOBODY, start_new_session=True, **pipes
+    )
     with run:
         try:
             while not sign():
@@ -78,9 +86,9 @@ def is_whole(workspace: Workspace) -> bool:
     return True
 
 
-def interrupt(workspace: Workspace, sign: Sign) -> None:
+def interrupt(workspace: Workspace, sign: Sign, own_prefect: bool = False) -> None:
     """Press Ctrl-C when the sign is there."""
-    with running(workspace, sign) as run:
+    with running(workspace, sign, own_prefect) as run:
         os.killpg(run.pid, signal.SIGINT)
         said, errors = run.communicate(timeout=60)
     assert run.returncode == 130, said + errors
@@ -183,19 +191,22 @@ def has_learnt(workspace: Workspace) -> bool:
 
 
 @LATE
-def test_no_stage_goes_on_when_its_driver_is_killed(late: Workspace) -> None:
-    with running(late, lambda: has_learnt(late)) as run:
-        training = os.pidfd_open(stage_at_work(late, "train") or 0)
+def test_nothing_goes_on_when_the_driver_is_killed(late: Workspace) -> None:
+    with running(late, lambda: has_learnt(late), own_prefect=True) as run:
+        children = [stage_at_work(late, "train"), process_of(late, "prefect", "server")]
+        ends = [os.pidfd_open(child or 0) for child in children]
         run.kill()
-        ended, _, _ = select.select([training], [], [], 30)
-        os.close(training)
-        assert ended, "the stage outlives its driver"
+        for end in ends:
+            ended, _, _ = select.select([end], [], [], 30)
+            os.close(end)
+            assert ended, "it outlives its driver"
     assert is_whole(late)
 
 
 @LATE
 def test_ctrl_c_in_training(late: Workspace) -> None:
-    interrupt(late, lambda: has_learnt(late))
+    interrupt(late, lambda: has_learnt(late), own_prefect=True)
+    assert process_of(late, "prefect", "server") is None
     set_params(late, train__epochs=6, train__patience=12)
 
 

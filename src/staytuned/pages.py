@@ -1,20 +1,68 @@
-"""The pages of MLflow and Prefect, and what Prefect is told about the workspace."""
+"""The servers of MLflow and Prefect: their pages, and a Prefect for the time of a run where none is named."""
 
+import atexit
 import os
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from pathlib import Path
 
+from staytuned.errors import BusyError
+from staytuned.processes import die_with_parent
 from staytuned.workspace import Workspace
+
+PATIENCE = 120  # seconds for Prefect's server to start: a busy machine needs more than 20
 
 
 def prefect_settings(workspace: Workspace) -> None:
-    """Prefect's own files go into the workspace; a slow start is no failure."""
+    """Prefect's own files go into the workspace, and it is quiet."""
     for name, value in {
         "PREFECT_HOME": str(workspace.var / "prefect"),
         "PREFECT_LOGGING_LEVEL": "CRITICAL",  # an error is told once, by the command, without a traceback
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     }.items():
         os.environ.setdefault(name, value)
+
+
+def start_prefect(workspace: Workspace) -> str:
+    """Start a Prefect server that ends with this process; returns the address of its API.
+
+    Prefect would start one itself, but that one takes Ctrl-C for itself, and outlives a run that is killed.
+
+    Raises:
+        BusyError: it does not answer in time.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    log = workspace.var / "prefect" / "server.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    words = ["server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui", "--no-services"]
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "prefect", *words],
+            stdout=output,
+            stderr=output,
+            cwd=workspace.root,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+    atexit.register(server.kill)
+    _wait(server, url, log)
+    return url
+
+
+def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    until = time.monotonic() + PATIENCE
+    while server.poll() is None and time.monotonic() < until:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.1)
+    server.kill()
+    raise BusyError(f"Prefect's server did not start within {PATIENCE} seconds; {log} says why; try again")
 
 
 def serve(workspace: Workspace) -> None:

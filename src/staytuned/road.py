@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from staytuned import pipeline
 from staytuned.data import batches, example
 from staytuned.data.readers import Reader
-from staytuned.errors import DataError, GateError, MissingError
-from staytuned.pages import prefect_settings
+from staytuned.errors import DataError, GateError, MissingError, RegistryError
+from staytuned.pages import prefect_settings, start_prefect
 from staytuned.params import Params
 from staytuned.progress import busy
 from staytuned.registry import pin
@@ -70,17 +70,27 @@ def _flow(workspace: Workspace) -> Release:
     """Run the workspace's flow, loaded by its entry point as Prefect does."""
     prefect_settings(workspace)
     with busy("starting Prefect"):
+        import httpx
         from prefect.client.orchestration import get_client
         from prefect.flows import load_flow_from_entrypoint
+        from prefect.settings import PREFECT_API_URL, temporary_settings
 
         flow: Any = load_flow_from_entrypoint(workspace.flow)
+        url = PREFECT_API_URL.value() or start_prefect(workspace)
 
-        async def answer() -> None:
-            async with get_client() as client:
-                await client.hello()
+    async def answer() -> None:
+        async with get_client() as client:
+            await client.hello()
 
-        asyncio.run(answer())
-    released: Release = flow(workspace=str(workspace.root))
+    with temporary_settings({PREFECT_API_URL: url}):
+        try:
+            asyncio.run(answer())
+            released: Release = flow(workspace=str(workspace.root))
+        except httpx.HTTPError as error:
+            raise RegistryError(
+                f"the Prefect server at {url} does not answer: {error!r}; start it, or unset PREFECT_API_URL to do "
+                "without; `staytuned run` goes on from here"
+            ) from error
     return released
 
 

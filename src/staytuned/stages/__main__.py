@@ -1,20 +1,18 @@
 """``python -m staytuned.stages NAME``: run one stage on the workspace that holds the working directory."""
 
-import ctypes
 import importlib
 import os
 import signal
 import sys
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
 
-
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when its driver dies, so that nobody writes unattended."""
+def die_with_driver() -> None:
+    """So that nobody writes unattended."""
     from staytuned.pipeline import DRIVER
+    from staytuned.processes import die_with_parent
 
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     driver = os.environ.get(DRIVER)
     if driver and not Path(f"/proc/{driver}").exists():
         sys.exit(1)  # it died before it could be watched
@@ -28,7 +26,7 @@ def main() -> int:
     from staytuned.progress import busy
     from staytuned.workspace import Workspace
 
-    die_with_parent()
+    die_with_driver()
     try:
         workspace = Workspace.find()
         params = Params.read(workspace.params)
