@@ -4,6 +4,7 @@ import http.server
 import socket
 import sqlite3
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -185,5 +186,5 @@ def test_an_ingest_that_finds_the_disk_full_can_be_done_again(road: Workspace, r
     assert [batch.rows for batch in batches.manifest(road)] == [600, 600]
     assert (
         "data/batches.dvc"
-        not in subprocess.run(["dvc", "status"], cwd=road.root, capture_output=True, text=True).stdout
+        not in subprocess.run([sys.executable, "-m", "dvc", "status"], cwd=road.root, capture_output=True, text=True).stdout
     )

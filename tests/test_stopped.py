@@ -56,12 +56,12 @@ def stage_at_work(workspace: Workspace, stage: str) -> int | None:
 
 
 @contextmanager
-def running(workspace: Workspace, sign: Sign, own_prefect: bool) -> Iterator[subprocess.Popen[str]]:
-    """``staytuned run`` in a process group of its own, once the sign is there; with a Prefect server of its own?"""
+def running(workspace: Workspace, sign: Sign, own_prefect: bool, *words: object) -> Iterator[subprocess.Popen[str]]:
+    """``staytuned WORDS`` in a process group of its own, once the sign is there; with a Prefect server of its own?"""
     environment = {name: value for name, value in os.environ.items() if not (own_prefect and name == "PREFECT_API_URL")}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     run = subprocess.Popen(
-        command("run"), cwd=workspace.root, env=environment | NOBODY, start_new_session=True, **pipes
+        command(*words), cwd=workspace.root, env=environment | NOBODY, start_new_session=True, **pipes
     )
     with run:
         try:
@@ -86,13 +86,14 @@ def is_whole(workspace: Workspace) -> bool:
     return True
 
 
-def interrupt(workspace: Workspace, sign: Sign, own_prefect: bool = False) -> None:
-    """Press Ctrl-C when the sign is there."""
-    with running(workspace, sign, own_prefect) as run:
+def interrupt(workspace: Workspace, sign: Sign, *words: object, own_prefect: bool = False) -> None:
+    """Press Ctrl-C in ``staytuned WORDS``, or ``staytuned run``, when the sign is there."""
+    words = words or ("run",)
+    with running(workspace, sign, own_prefect, *words) as run:
         os.killpg(run.pid, signal.SIGINT)
         said, errors = run.communicate(timeout=60)
     assert run.returncode == 130, said + errors
-    assert "stopped; the next `staytuned run` goes on from here" in errors and "Traceback" not in errors, errors
+    assert f"stopped; `staytuned {words[0]}` again goes on from here" in errors and "Traceback" not in errors, errors
     assert is_whole(workspace)
 
 
@@ -113,6 +114,14 @@ def early(finished_road: Workspace, tmp_path_factory: pytest.TempPathFactory) ->
     done = staytuned(workspace, "ingest", write_csv(workspace.root / "more.csv", rows), **NOBODY)
     assert done.returncode == 0, done.stderr
     return workspace
+
+
+@EARLY
+def test_ctrl_c_while_rows_are_taken_in(early: Workspace, tmp_path: Path) -> None:
+    before = early.manifest.read_bytes(), sorted(early.batches.iterdir())
+    rows = write_csv(tmp_path / "many.csv", make_rows(100_000, seed=4))
+    interrupt(early, lambda: any(early.var.glob(".incoming.parquet.*.tmp")), "ingest", rows)
+    assert (early.manifest.read_bytes(), sorted(early.batches.iterdir())) == before
 
 
 @EARLY
@@ -192,7 +201,7 @@ def has_learnt(workspace: Workspace) -> bool:
 
 @LATE
 def test_nothing_goes_on_when_the_driver_is_killed(late: Workspace) -> None:
-    with running(late, lambda: has_learnt(late), own_prefect=True) as run:
+    with running(late, lambda: has_learnt(late), True, "run") as run:
         children = [stage_at_work(late, "train"), process_of(late, "prefect", "server")]
         ends = [os.pidfd_open(child or 0) for child in children]
         run.kill()

@@ -165,7 +165,7 @@ def main() -> int:
         print(f"error: {known}", file=sys.stderr)
         return known.exit_status
     except KeyboardInterrupt:
-        print("stopped; the next `staytuned run` goes on from here", file=sys.stderr)
+        print(f"stopped; `staytuned {arguments.command.__name__}` again goes on from here", file=sys.stderr)
         return 130
     return 0
 
