@@ -155,7 +155,7 @@ class Reader:
 
         columns = self.columns
         source = value(columns.source) or NO_SOURCE
-        text, label, group = value(columns.text), value(columns.label), value(columns.group)
+        text, label, group = value(columns.text), value(columns.label) or None, value(columns.group)
         identity = value(columns.id) if columns.id else _content_id(text, label)
         row: Row = {
             "row": f"{source}:{identity}" if identity else None,

@@ -1,6 +1,7 @@
 """Encode: text to token ids by the base model's own tokenizer, into one Arrow file a side."""
 
 import itertools
+import math
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def _tokenizer(base: Path, params: Params) -> Tokenizer:
     file, limit = base / "tokenizer.json", params.encode.max_tokens
     if not file.is_file():
         raise MissingError(f"{params.model.base!r} (model.base) in {base} has no tokenizer.json; name a model with one")
-    most = read_json(base / "config.json").get("max_position_embeddings", limit)
+    most = _most_tokens(base)
     if limit > most:
         raise ParamsError(
             f"encode.max_tokens is {limit}, but {params.model.base!r} (model.base) reads at most {most}; "
@@ -92,6 +93,13 @@ def _tokenizer(base: Path, params: Params) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.enable_truncation(limit)
     return tokenizer
+
+
+def _most_tokens(base: Path) -> float:
+    """The longest input of a base model; some have more positions than they can use, and only the tokenizer says so."""
+    facts = [read_json(path) for name in ("config.json", "tokenizer_config.json") if (path := base / name).is_file()]
+    keys = ("max_position_embeddings", "model_max_length")
+    return min((float(fact[key]) for fact in facts for key in keys if key in fact), default=math.inf)
 
 
 def _tokenize(tokenizer: Tokenizer, texts: list[str], limit: int) -> tuple[pyarrow.Array, numpy.ndarray]:

@@ -82,7 +82,7 @@ def fit(
     per_epoch = steps // params.epochs
     evaluate_at = {round(per_epoch * k / params.evaluations_per_epoch) for k in range(1, steps + 1)}
     best: tuple[Weights, Point] | None = None
-    since_best, losses = 0, list[torch.Tensor]()
+    since_best, losses, batches = 0, list[torch.Tensor](), list[list[int]]()
     for step, places in enumerate(_all_batches(train, params), 1):
         optimizer.zero_grad(set_to_none=True)
         with autocast(device):
@@ -92,17 +92,13 @@ def fit(
         optimizer.step()
         schedule.step()
         losses.append(loss.detach())
+        batches.append(places)
         step_done()
         if step not in evaluate_at and step != steps:
             continue
-        mean = float(torch.stack(losses).mean())
-        if not math.isfinite(mean):
-            rows = [train.names[place] for place in places]
-            raise TrainingError(
-                f"the loss is {mean} by step {step}; the last batch held the rows {rows}; "
-                "lower train.learning_rate, or look at these rows"
-            )
+        mean = _mean_loss(losses, batches, train, step)
         losses.clear()
+        batches.clear()
         loss_here, found = validate(model, validation, metrics, device)
         rate = float(schedule.get_last_lr()[0])
         point = Point(step, step / per_epoch, mean, rate, loss_here, found["accuracy"], found["macro_f1"])
@@ -115,6 +111,19 @@ def fit(
             break
     assert best is not None
     return best
+
+
+def _mean_loss(losses: list[torch.Tensor], batches: list[list[int]], rows: Rows, step: int) -> float:
+    """Mean of the losses up to ``step``; looked at only now, since on a GPU each look waits for the device."""
+    values = torch.stack(losses).tolist()
+    for back, (value, places) in enumerate(zip(values, batches, strict=True), 1 - len(values)):
+        if not math.isfinite(value):
+            names = [rows.names[place] for place in places]
+            raise TrainingError(
+                f"the loss is {value} at step {step + back}, whose batch held the rows {names}; "
+                "lower train.learning_rate, or look at these rows"
+            )
+    return float(numpy.mean(values))
 
 
 def steps_in(rows: int, params: Train) -> int:
