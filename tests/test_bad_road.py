@@ -46,7 +46,7 @@ def nothing_to_do(road: Workspace) -> bool:
 
 def test_a_typo_in_the_params_is_named_with_what_was_meant(road: Workspace) -> None:
     right = road.params.read_text()
-    road.params.write_text(right.replace("learning_rate:", "learning_rat:").replace("seed: 7", "seed: seven"))
+    road.params.write_text(right.replace("  learning_rate:", "  learning_rat:").replace("seed: 7", "seed: seven"))
     refused(
         staytuned(road, "run"),
         78,

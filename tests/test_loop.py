@@ -21,7 +21,7 @@ from staytuned.files import read_json, sha256
 from staytuned.params import Params
 from staytuned.stages import encode, evaluate, split, train
 from staytuned.stages.train import with_head
-from staytuned.training.loop import Point, Weights, fit, make_deterministic, steps_in, validate
+from staytuned.training.loop import Point, Weights, fit, make_deterministic, steps_in, uphill, validate
 from staytuned.training.rows import Rows, shuffled_batches
 from staytuned.workspace import Workspace
 
@@ -134,7 +134,7 @@ def test_the_curve_has_a_line_for_each_evaluation(workspace: Workspace, params: 
 def test_training_stops_after_as_many_evaluations_without_improvement_as_patience_allows(
     workspace: Workspace, params: Params
 ) -> None:
-    idle = tuned(params, epochs=50, learning_rate=1e-12, patience=2)
+    idle = tuned(params, epochs=50, learning_rate=1e-12, head_learning_rate=1e-12, patience=2)
     _, best, points, steps = fitted(workspace, idle)
     assert len(points) == 3  # the first is the best; two more were waited for
     assert best == points[0]
@@ -143,7 +143,8 @@ def test_training_stops_after_as_many_evaluations_without_improvement_as_patienc
 
 def test_the_weights_returned_are_those_of_the_best_evaluation(workspace: Workspace, params: Params) -> None:
     # a rate that overshoots: the last evaluation is not the best
-    weights, best, points, _ = fitted(workspace, tuned(params, epochs=6, learning_rate=0.1, patience=99))
+    rates = {"learning_rate": 0.1, "head_learning_rate": 0.1}
+    weights, best, points, _ = fitted(workspace, tuned(params, epochs=6, patience=99, **rates))
     assert best == max(points, key=lambda point: point.validation_macro_f1)
     assert best != points[-1]
     model = fresh_model(workspace)
@@ -204,3 +205,12 @@ def test_batches_by_length_take_every_row_once_within_their_tokens(lengths: list
         assert len(batch) == 1 or len(batch) * max(lengths[place] for place in batch) <= tokens
     longest = [max(lengths[place] for place in batch) for batch in batches]
     assert all(one >= other for one, other in pairwise(longest))
+
+
+def test_a_sharpness_aware_step_goes_along_the_gradient_founduphill_and_starts_from_where_it_was() -> None:
+    weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    model = torch.nn.ParameterList([weight])
+    (weight**2).sum().backward()  # gradient (6, 8), of norm 10
+    with uphill(model, 0.5):
+        assert weight.tolist() == pytest.approx([3.3, 4.4])
+    assert weight.tolist() == pytest.approx([3.0, 4.0])

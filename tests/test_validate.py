@@ -291,7 +291,7 @@ def test_above_the_budget_the_run_stops_and_the_accepted_rows_stay_as_they_were(
 )
 def test_labels_are_made_from_ratings(tmp_path: Path, rating: str | None, label: str | None) -> None:
     params = Params.read(make(tmp_path / "workspace")[0].params)
-    rule = RatingLabels(column="rating", negative_below=-0.5, positive_above=0.5, spread=0.0)
+    rule = RatingLabels(column="rating", negative_below=-0.5, positive_above=0.5)
     params = params.model_copy(update={"task": params.task.model_copy(update={"label_from_rating": rule})})
     (found,) = tasks.load(params).labels(pandas.DataFrame({"rating": [rating], "label": ["ignored"]}))
     assert found == label if label else pandas.isna(found)

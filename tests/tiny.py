@@ -118,6 +118,7 @@ def tiny_params(workspace: Workspace) -> None:
         encode__max_tokens=32,
         train__epochs=6,
         train__learning_rate=6e-3,
+        train__head_learning_rate=6e-3,
         train__patience=12,
         train__dropout=0.0,
         train__threads=1,

@@ -41,7 +41,6 @@ class RatingLabels(Section):
     column: Name
     negative_below: float
     positive_above: float
-    spread: Annotated[float, Field(ge=0)]
 
     @field_validator("positive_above")
     @classmethod
@@ -156,9 +155,11 @@ class Train(Section):
     epochs: Count
     batch_size: Count
     learning_rate: Positive
+    head_learning_rate: Positive
     weight_decay: Annotated[float, Field(ge=0)]
     warmup: Share
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    sharpness: Annotated[float, Field(ge=0)]
     clip: Positive
     evaluations_per_epoch: Count
     patience: Count

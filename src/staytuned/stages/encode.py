@@ -24,7 +24,6 @@ SCHEMA = pyarrow.schema(
         "group": pyarrow.string(),
         "source": pyarrow.string(),
         "label": pyarrow.int16(),
-        "rating": pyarrow.float32(),
         "input_ids": pyarrow.list_(pyarrow.int32()),
     }
 )
@@ -50,8 +49,7 @@ def run(workspace: Workspace, params: Params) -> None:
         for side in SIDES:
             temporary = stack.enter_context(replacing(workspace.encoded / f"{side}.arrow"))
             writers[side] = stack.enter_context(pyarrow.ipc.new_stream(str(temporary), SCHEMA))
-        rating = params.task.label_from_rating
-        columns = ["row", "text", "source", "label", *([rating.column] if rating else [])]
+        columns = ["row", "text", "source", "label"]
         batches = zip(
             accepted.iter_batches(CHUNK, columns=columns),
             split.iter_batches(CHUNK, columns=["group", "side"]),
@@ -60,8 +58,7 @@ def run(workspace: Workspace, params: Params) -> None:
         for rows, placed in track(batches, -(-accepted.metadata.num_rows // CHUNK), "encoding"):
             ids, truncated = _tokenize(tokenizer, rows["text"].to_pylist(), params.encode.max_tokens)
             labels = pyarrow.array([classes[label] for label in rows["label"].to_pylist()], pyarrow.int16())
-            ratings = rows[rating.column].cast(pyarrow.float32()) if rating else pyarrow.nulls(len(rows), "float32")
-            encoded = pyarrow.record_batch([rows["row"], placed["group"], rows["source"], labels, ratings, ids], SCHEMA)
+            encoded = pyarrow.record_batch([rows["row"], placed["group"], rows["source"], labels, ids], SCHEMA)
             side_of_row = placed["side"].to_numpy(zero_copy_only=False)
             for side in SIDES:
                 here = side_of_row == side

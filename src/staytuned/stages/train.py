@@ -36,7 +36,6 @@ def run(workspace: Workspace, params: Params) -> None:
     classes = len(params.task.labels)
     train = Rows(workspace.encoded / f"{TRAIN}.arrow", classes)
     task = tasks.load(params)
-    train.targets = task.targets(train.labels, train.ratings)
     validation = Rows(workspace.encoded / f"{VALIDATION}.arrow", classes)
     base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
     model = with_head(base, params)

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy
 import pandas
-from scipy.special import ndtr
 
 from staytuned.data.contract import Contract
 from staytuned.params import Params
@@ -35,25 +34,6 @@ class TextClassification:
         label = pandas.Series(neutral, index=frame.index, dtype="str")
         label = label.mask(rating < rule.negative_below, negative).mask(rating > rule.positive_above, positive)
         return label.where(rating.notna())
-
-    def targets(self, labels: numpy.ndarray, ratings: numpy.ndarray) -> numpy.ndarray:
-        """What training aims at: the probability of each label, shape (rows, classes).
-
-        A rating is an estimate. With ``spread`` above 0, the probability of a label is that of a normal distribution
-        of this deviation around the rating to fall within the label's bounds, so that a row near a bound teaches
-        both of its labels (soft labels: Peterson et al. 2019, Human uncertainty makes classification more robust).
-
-        Args:
-            labels: Class numbers, shape (rows,).
-            ratings: Shape (rows,); not looked at where labels come from a column.
-        """
-        rule = self.params.task.label_from_rating
-        if rule is None or rule.spread == 0:
-            one_each: numpy.ndarray = numpy.eye(len(self.params.task.labels), dtype=numpy.float32)[labels]
-            return one_each
-        negative = ndtr((rule.negative_below - ratings) / rule.spread)
-        positive = ndtr((ratings - rule.positive_above) / rule.spread)
-        return numpy.stack([negative, 1 - negative - positive, positive], axis=1).astype(numpy.float32)
 
     def metrics(self, truth: numpy.ndarray, logits: numpy.ndarray) -> dict[str, Any]:
         """What one model achieves on rows.

@@ -2,8 +2,9 @@
 
 import math
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +77,7 @@ def fit(
     """
     device = pick_device(params.device)
     model.to(device).train()
-    optimizer = torch.optim.AdamW(_parameter_groups(model, params.weight_decay), lr=params.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(_parameter_groups(model, params), fused=True)
     steps = steps_in(len(train), params)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_decay(steps, params.warmup))
     per_epoch = steps // params.epochs
@@ -85,13 +86,15 @@ def fit(
     since_best, losses, batches = 0, list[torch.Tensor](), list[list[int]]()
     for step, places in enumerate(_all_batches(train, params), 1):
         optimizer.zero_grad(set_to_none=True)
-        with autocast(device):
-            loss = _loss(model, train, places, device)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = _backward(model, train, places, device)
+        if params.sharpness:
+            with uphill(model, params.sharpness):
+                optimizer.zero_grad(set_to_none=True)
+                _backward(model, train, places, device)
         torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip)
         optimizer.step()
         schedule.step()
-        losses.append(loss.detach())
+        losses.append(loss)
         batches.append(places)
         step_done()
         if step not in evaluate_at and step != steps:
@@ -155,11 +158,34 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
-def _loss(model: torch.nn.Module, rows: Rows, places: list[int], device: torch.device) -> torch.Tensor:
+def _backward(model: torch.nn.Module, rows: Rows, places: list[int], device: torch.device) -> torch.Tensor:
+    """The loss on a batch; its gradient is left in the parameters."""
     inputs, mask = padded([rows.ids(place) for place in places])
-    logits = model(input_ids=inputs.to(device), attention_mask=mask.to(device))
-    aim = torch.from_numpy(rows.targets[places]).to(device)
-    return torch.nn.functional.cross_entropy(logits.float(), aim)
+    with autocast(device):
+        logits = model(input_ids=inputs.to(device), attention_mask=mask.to(device))
+        truth = torch.from_numpy(rows.labels[places]).to(device)
+        loss = torch.nn.functional.cross_entropy(logits.float(), truth)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
+
+
+@contextmanager
+def uphill(model: torch.nn.Module, radius: float) -> Iterator[None]:
+    """The weights a distance of ``radius`` up their gradient, and back where they were.
+
+    A step along the gradient found there leads to flat minima, which hold better on other rows (sharpness-aware
+    minimisation: Foret et al. 2021, algorithm 1).
+    """
+    slopes = [(weight, weight.grad) for weight in model.parameters() if weight.grad is not None]
+    scale = radius / (torch.nn.utils.get_total_norm([slope for _, slope in slopes]) + 1e-12)
+    climb = [(weight, slope * scale) for weight, slope in slopes]
+    with torch.no_grad():
+        for weight, step in climb:
+            weight.add_(step)
+    yield
+    with torch.no_grad():
+        for weight, step in climb:
+            weight.sub_(step)
 
 
 def _all_batches(rows: Rows, params: Train) -> Iterator[list[int]]:
@@ -167,11 +193,13 @@ def _all_batches(rows: Rows, params: Train) -> Iterator[list[int]]:
         yield from shuffled_batches(rows.lengths, params.batch_size, seed=[params.seed, epoch])
 
 
-def _parameter_groups(model: torch.nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases and norms do not."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    return [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+def _parameter_groups(model: torch.nn.Module, params: Train) -> list[dict[str, Any]]:
+    """The head, which starts from nothing, learns at a rate of its own; matrices decay, biases and norms do not."""
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = defaultdict(list)
+    for name, weight in model.named_parameters():
+        rate = params.head_learning_rate if name.startswith("head.") else params.learning_rate
+        groups[rate, params.weight_decay if weight.ndim > 1 else 0.0].append(weight)
+    return [{"params": weights, "lr": rate, "weight_decay": decay} for (rate, decay), weights in groups.items()]
 
 
 def _warmup_then_decay(steps: int, warmup: float) -> Callable[[int], float]:

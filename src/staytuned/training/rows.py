@@ -14,9 +14,7 @@ WINDOW = 16  # batches that are shuffled together before they are sorted by leng
 class Rows:
     """The rows of one side.
 
-    ``names``: row ids. ``labels``: class numbers. ``ratings``: numbers that labels were made of, else NaN.
-    ``lengths``: tokens of each row. Each of shape (rows,). ``targets``: the probability of each class that a row
-    teaches, shape (rows, classes); its label alone, unless the task says otherwise.
+    ``names``: row ids. ``labels``: class numbers. ``lengths``: tokens of each row. Each of shape (rows,).
     """
 
     def __init__(self, path: Path, classes: int) -> None:
@@ -27,9 +25,7 @@ class Rows:
         self.lengths = numpy.diff(self._offsets)
         self.names: list[str] = table["row"].to_pylist()
         self.labels = table["label"].to_numpy().astype(numpy.int64)
-        self.ratings = table["rating"].to_numpy().astype(numpy.float64)
         self.classes = classes
-        self.targets = numpy.eye(classes, dtype=numpy.float32)[self.labels]
 
     def __len__(self) -> int:
         return len(self.labels)
