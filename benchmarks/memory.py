@@ -27,7 +27,8 @@ from staytuned.workspace import Workspace
 
 BOUND = 1.5
 FEW, MANY = 100_000, 1_000_000
-STAGES = {"validate": ["great_expectations"], "encode": ["pandas"]}  # and what they import when they run
+# And what they import when they run. Encode goes first: validate writes the rows that encode reads.
+STAGES = {"encode": ["pandas"], "validate": ["great_expectations"]}
 
 
 def main(rounds: int) -> bool:
