@@ -56,7 +56,7 @@ def _start_prefect(home: Path) -> dict[str, str | int]:
         port = free.getsockname()[1]
     home.mkdir(exist_ok=True)
     settings = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
-    words = ["server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui", "--no-services"]
+    words = ["server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
     with (home / "server.log").open("w") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "prefect", *words], env=os.environ | settings, stdout=log, stderr=log

@@ -64,6 +64,15 @@ def test_a_finished_road_has_a_champion_that_ledger_alias_and_local_copy_agree_o
     assert promoted.facts["weights"] == sha256(weights) == sha256(finished_road.candidate / "model.safetensors")
 
 
+def test_prefect_shows_a_finished_task_for_each_stage_and_for_the_release(
+    finished_road: Workspace, prefect_server: str
+) -> None:
+    wanted = {"flow_runs": {"name": {"like_": "road-under-way"}}}
+    tasks = urllib3.PoolManager().request("POST", f"{prefect_server}/task_runs/filter", json=wanted).json()
+    states = {task["name"]: task["state_type"] for task in tasks}
+    assert states == dict.fromkeys([*stage_order(finished_road), "release"], "COMPLETED")
+
+
 def test_no_pickle_lies_anywhere_in_a_workspace(finished_road: Workspace) -> None:
     loaded = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib"}
     places = [finished_road.candidate, finished_road.var / "mlflow-artifacts", finished_road.var / "versions"]

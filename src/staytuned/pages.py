@@ -38,7 +38,7 @@ def start_prefect(workspace: Workspace) -> str:
     url = f"http://127.0.0.1:{port}/api"
     log = workspace.var / "prefect" / "server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    words = ["server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui", "--no-services"]
+    words = ["server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
     with log.open("wb") as output:
         server = subprocess.Popen(
             [sys.executable, "-m", "prefect", *words],

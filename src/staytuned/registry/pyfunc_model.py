@@ -9,6 +9,8 @@ import pandas
 class TextClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """A frame with a column ``text`` in; its label and one column of probabilities (or logits) a label out."""
 
+    _skip_type_hint_validation = True  # or MLflow warns that there are none; the signature says it all
+
     def load_context(self, context: Any) -> None:
         """Load the weights; ``classifier`` is the copy of classifier.py that lies beside them."""
         from classifier import Classifier  # type: ignore[import-not-found]

@@ -12,7 +12,6 @@ import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -165,8 +164,7 @@ class Registry:
             outputs=Schema(outputs),
             params=ParamSchema([ParamSpec("output", "string", "probabilities")]),
         )
-        with self.mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about type hints: the signature says it all
+        with self.mlflow.start_run(run_id=run_id):
             logged = self.mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
