@@ -61,7 +61,12 @@ def running(workspace: Workspace, sign: Sign, own_prefect: bool, *words: object)
     environment = {name: value for name, value in os.environ.items() if not (own_prefect and name == "PREFECT_API_URL")}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     run = subprocess.Popen(
-        command(*words), cwd=workspace.root, env=environment | NOBODY, start_new_session=True, **pipes
+        command(*words),
+        cwd=workspace.root,
+        env=environment | NOBODY,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+        **pipes,
     )
     with run:
         try:
