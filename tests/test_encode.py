@@ -111,11 +111,11 @@ def test_the_same_rows_give_the_same_bytes_and_the_report_names_the_base_by_its_
 
 
 def test_a_limit_that_the_base_model_cannot_read_is_refused(workspace: Workspace) -> None:
-    with pytest.raises(ParamsError, match=r"encode\.max_tokens is 513, but 'tiny' \(model\.base\) reads at most 512"):
+    with pytest.raises(ParamsError, match=r"encode\.max_tokens is 513, but 'tiny' \(model\.base\) reads at most 512;"):
         run(workspace, ["the lamp"], [TRAIN], max_tokens=513)
     tokenizer = workspace.root / "base-models" / "tiny" / "tokenizer_config.json"
     tokenizer.write_text('{"model_max_length": 510}')  # as RoBERTa has it: two positions are never used
-    with pytest.raises(ParamsError, match=r"encode\.max_tokens is 511, but 'tiny' \(model\.base\) reads at most 510"):
+    with pytest.raises(ParamsError, match=r"encode\.max_tokens is 511, but 'tiny' \(model\.base\) reads at most 510;"):
         run(workspace, ["the lamp"], [TRAIN], max_tokens=511)
 
 

@@ -207,7 +207,7 @@ def test_batches_by_length_take_every_row_once_within_their_tokens(lengths: list
     assert all(one >= other for one, other in pairwise(longest))
 
 
-def test_a_sharpness_aware_step_goes_along_the_gradient_founduphill_and_starts_from_where_it_was() -> None:
+def test_a_sharpness_aware_step_goes_along_the_gradient_found_uphill_and_starts_from_where_it_was() -> None:
     weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
     model = torch.nn.ParameterList([weight])
     (weight**2).sum().backward()  # gradient (6, 8), of norm 10

@@ -49,9 +49,8 @@ def run(workspace: Workspace, params: Params) -> None:
         for side in SIDES:
             temporary = stack.enter_context(replacing(workspace.encoded / f"{side}.arrow"))
             writers[side] = stack.enter_context(pyarrow.ipc.new_stream(str(temporary), SCHEMA))
-        columns = ["row", "text", "source", "label"]
         batches = zip(
-            accepted.iter_batches(CHUNK, columns=columns),
+            accepted.iter_batches(CHUNK, columns=["row", "text", "source", "label"]),
             split.iter_batches(CHUNK, columns=["group", "side"]),
             strict=True,
         )
@@ -96,7 +95,8 @@ def _most_tokens(base: Path) -> float:
     """The longest input of a base model; some have more positions than they can use, and only the tokenizer says so."""
     facts = [read_json(path) for name in ("config.json", "tokenizer_config.json") if (path := base / name).is_file()]
     keys = ("max_position_embeddings", "model_max_length")
-    return min((float(fact[key]) for fact in facts for key in keys if key in fact), default=math.inf)
+    limits: list[float] = [fact[key] for fact in facts for key in keys if key in fact]
+    return min(limits, default=math.inf)
 
 
 def _tokenize(tokenizer: Tokenizer, texts: list[str], limit: int) -> tuple[pyarrow.Array, numpy.ndarray]:

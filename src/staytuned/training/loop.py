@@ -83,25 +83,25 @@ def fit(
     per_epoch = steps // params.epochs
     evaluate_at = {round(per_epoch * k / params.evaluations_per_epoch) for k in range(1, steps + 1)}
     best: tuple[Weights, Point] | None = None
-    since_best, losses, batches = 0, list[torch.Tensor](), list[list[int]]()
+    since_best, losses = 0, list[tuple[list[int], torch.Tensor]]()
     for step, places in enumerate(_all_batches(train, params), 1):
         optimizer.zero_grad(set_to_none=True)
-        loss = _backward(model, train, places, device)
+        inputs = _inputs(train, places, device)
+        truth = torch.from_numpy(train.labels[places]).to(device)
+        loss = _backward(model, inputs, truth)
         if params.sharpness:
             with uphill(model, params.sharpness):
                 optimizer.zero_grad(set_to_none=True)
-                _backward(model, train, places, device)
+                _backward(model, inputs, truth)
         torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip)
         optimizer.step()
         schedule.step()
-        losses.append(loss)
-        batches.append(places)
+        losses.append((places, loss))
         step_done()
         if step not in evaluate_at and step != steps:
             continue
-        mean = _mean_loss(losses, batches, train, step)
+        mean = _mean_loss(losses, train, step)
         losses.clear()
-        batches.clear()
         loss_here, found = validate(model, validation, metrics, device)
         rate = float(schedule.get_last_lr()[0])
         point = Point(step, step / per_epoch, mean, rate, loss_here, found["accuracy"], found["macro_f1"])
@@ -116,10 +116,10 @@ def fit(
     return best
 
 
-def _mean_loss(losses: list[torch.Tensor], batches: list[list[int]], rows: Rows, step: int) -> float:
-    """Mean of the losses up to ``step``; looked at only now, since on a GPU each look waits for the device."""
-    values = torch.stack(losses).tolist()
-    for back, (value, places) in enumerate(zip(values, batches, strict=True), 1 - len(values)):
+def _mean_loss(losses: list[tuple[list[int], torch.Tensor]], rows: Rows, step: int) -> float:
+    """Mean loss of the batches up to ``step``; looked at only now, since on a GPU each look waits for the device."""
+    values = torch.stack([loss for _, loss in losses]).tolist()
+    for back, (value, (places, _)) in enumerate(zip(values, losses, strict=True), 1 - len(values)):
         if not math.isfinite(value):
             names = [rows.names[place] for place in places]
             raise TrainingError(
@@ -145,9 +145,7 @@ def validate(
     model.eval()
     logits = numpy.zeros((len(rows), rows.classes), numpy.float32)
     for places in rows.batches_by_length():
-        inputs, mask = padded([rows.ids(place) for place in places])
-        output = model(input_ids=inputs.to(device), attention_mask=mask.to(device))
-        logits[places] = output.float().cpu().numpy()
+        logits[places] = model(**_inputs(rows, places, device)).float().cpu().numpy()
     model.train()
     loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(rows.labels))
     return float(loss), metrics(rows.labels, logits)
@@ -158,13 +156,16 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
-def _backward(model: torch.nn.Module, rows: Rows, places: list[int], device: torch.device) -> torch.Tensor:
+def _inputs(rows: Rows, places: list[int], device: torch.device) -> dict[str, torch.Tensor]:
+    """What the model takes of a batch."""
+    ids, mask = padded([rows.ids(place) for place in places])
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+
+
+def _backward(model: torch.nn.Module, inputs: dict[str, torch.Tensor], truth: torch.Tensor) -> torch.Tensor:
     """The loss on a batch; its gradient is left in the parameters."""
-    inputs, mask = padded([rows.ids(place) for place in places])
-    with autocast(device):
-        logits = model(input_ids=inputs.to(device), attention_mask=mask.to(device))
-        truth = torch.from_numpy(rows.labels[places]).to(device)
-        loss = torch.nn.functional.cross_entropy(logits.float(), truth)
+    with autocast(truth.device):
+        loss = torch.nn.functional.cross_entropy(model(**inputs).float(), truth)
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
