@@ -123,10 +123,8 @@ def tiny_params(workspace: Workspace) -> None:
         train__dropout=0.0,
         train__threads=1,
         evaluate__bootstrap=200,
-        gate__min_accuracy=0.5,
-        gate__min_macro_f1=0.4,
+        gate__bounds={"macro_f1": 0.4, "accuracy": 0.5, "calibration_error": 0.5},
         gate__min_test_rows=20,
-        gate__max_calibration_error=0.5,
         gate__min_gain=-0.5,
         registry__model="tiny",
     )

@@ -67,7 +67,7 @@ def predict(workspace: "Workspace", arguments: argparse.Namespace) -> None:
         count = serve.predict_file(workspace, arguments.file, arguments.out)
         print(f"{count} rows in {arguments.out}")
     else:
-        print(serve.predict_text(workspace, arguments.text))
+        print(serve.predict_text(workspace, arguments.text, arguments.pair))
 
 
 def sync(workspace: "Workspace", arguments: argparse.Namespace) -> None:
@@ -97,10 +97,8 @@ def init(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     """
     from staytuned import start
 
-    start.init(arguments.folder)
-    print(
-        f"made a workspace in {arguments.folder}: set your columns and labels in its params.yaml, then in that folder"
-    )
+    start.init(arguments.folder, arguments.task)
+    print(f"made a workspace in {arguments.folder}: set your columns and task in its params.yaml, then in that folder")
     print("`staytuned ingest FILE` and `staytuned run`")
 
 
@@ -137,10 +135,12 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("source", choices=SOURCES)
         elif command is predict:
             sub.add_argument("text", nargs="?")
+            sub.add_argument("--pair", metavar="TEXT", help="the second text, in tasks on pairs")
             sub.add_argument("--file", type=path, help="rows to label: csv, tsv, jsonl or Parquet")
             sub.add_argument("--out", type=path, help="csv to write")
         elif command is init:
             sub.add_argument("folder", type=path)
+            sub.add_argument("--task", default="text-classification", help="what is learned; an unknown one lists all")
     return top
 
 

@@ -2,27 +2,40 @@
 
 import difflib
 import json
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from staytuned.entry_points import task_class
 from staytuned.errors import MissingError, ParamsError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
+T = TypeVar("T", bound="Params")
 
 
 OWN_COLUMNS = frozenset(
-    ("row", "text", "label", "source", "group", "problem", "readmits", "batch", "duplicate", "key", "reasons")
-)
+    ("row", "text", "text_pair", "label", "source", "group", "line", "problem", "readmits", "batch", "duplicate")
+).union(("fault", "key", "reasons"))
 
 
-def _distinct(names: list[str]) -> list[str]:
+def distinct(names: list[str]) -> list[str]:
+    """The names, none of them twice."""
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(f"repeats {repeated}; name each once")
@@ -35,35 +48,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class RatingLabels(Section):
-    """Three labels made from a number: the first below one bound, the last above the other."""
+class TaskOptions(Section):
+    """What is learned; each task adds options of its own."""
 
-    column: Name
-    negative_below: float
-    positive_above: float
+    name: Name
 
-    @field_validator("positive_above")
     @classmethod
-    def _ordered(cls, value: float, info: ValidationInfo) -> float:
-        below = info.data.get("negative_below")
-        if below is not None and value < below:
-            raise ValueError(
-                f"is {value}, under task.label_from_rating.negative_below, which is {below}; one of the two must change"
-            )
-        return value
-
-
-class Task(Section):
-    """What is learned."""
-
-    name: Literal["text-classification"]
-    labels: Annotated[list[Name], Field(min_length=2)]
-    label_from_rating: RatingLabels | None
-
-    @field_validator("labels")
-    @classmethod
-    def _once(cls, value: list[str]) -> list[str]:
-        return _distinct(value)
+    def contradictions(cls, raw: dict[str, Any]) -> list[str]:
+        """What the section says against other sections, given the whole file; a missing key is said elsewhere."""
+        return []
 
 
 class Model(Section):
@@ -77,6 +70,7 @@ class Columns(Section):
     """Our columns by the names they have in the user's files."""
 
     text: Name
+    text_pair: Name | None
     label: Name | None
     id: Name | None
     source: Name | None
@@ -89,7 +83,7 @@ class Columns(Section):
         taken = sorted(OWN_COLUMNS.intersection(value))
         if taken:
             raise ValueError(f"holds {taken}, which staytuned uses itself; rename them in the data")
-        return _distinct(value)
+        return distinct(value)
 
 
 class Ingest(Section):
@@ -176,10 +170,8 @@ class Evaluate(Section):
 class Gate(Section):
     """What a champion must show."""
 
-    min_accuracy: Share
-    min_macro_f1: Share
+    bounds: dict[Name, float]
     min_gain: float
-    max_calibration_error: Share
     margin: Share
     min_test_rows: Count
 
@@ -194,7 +186,7 @@ class Registry(Section):
 class Params(Section):
     """The whole of params.yaml."""
 
-    task: Task
+    task: SerializeAsAny[TaskOptions]
     model: Model
     ingest: Ingest
     validate_: Annotated[Validate, Field(alias="validate")]
@@ -219,11 +211,11 @@ class Params(Section):
             raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
         except (YAMLError, UnicodeDecodeError) as error:
             raise ParamsError(f"{path} is not valid YAML: {error}") from None
-        lines = _contradictions(raw)
+        known, lines = _with_task(cls, raw)
         try:
-            params = cls.model_validate(raw)
+            params = known.model_validate(raw)
         except ValidationError as error:
-            lines = [_say(cls, item) for item in error.errors()] + lines
+            lines = [_say(known, item) for item in error.errors()] + lines
         if lines:
             raise ParamsError(f"{path} has {len(lines)} error(s):\n" + "\n".join(lines))
         return params
@@ -234,30 +226,35 @@ class Params(Section):
         return value
 
 
-def _contradictions(raw: Any) -> list[str]:
-    """What two sections say against each other, looked for in the raw values: no other error may hide it."""
+def _with_task(model: type[T], raw: Any) -> tuple[type[T], list[str]]:
+    """The params with the options of the task that they name, and what sections say against each other.
+
+    That is looked for in the raw values, so that no other error hides it.
+    """
     try:
-        rating, labels = raw["task"]["label_from_rating"], raw["task"]["labels"]
-        label, keep = raw["ingest"]["columns"]["label"], raw["ingest"]["columns"]["keep"]
+        task = task_class(raw["task"]["name"])
+        columns, bounds = raw["ingest"]["columns"], raw["gate"]["bounds"]
+    except MissingError as error:
+        return model, [f"  task.name: {error}"]
     except (KeyError, TypeError):
-        return []  # a key is missing, which is said elsewhere
+        return model, []  # a key is missing, which is said elsewhere
     found = []
-    if (rating is None) == (label is None):
-        both = "are both null" if label is None else "are both set"
-        found.append(
-            f"  ingest.columns.label and task.label_from_rating {both}; a label has one origin, so set exactly one"
-        )
-    if rating is not None and isinstance(labels, list) and len(labels) != 3:
-        found.append(
-            f"  task.label_from_rating: needs three labels, but task.labels has {len(labels)}; change one of the two"
-        )
-    column = rating.get("column") if isinstance(rating, dict) else None
-    if column and isinstance(keep, list) and column not in keep:
-        found.append(
-            f"  task.label_from_rating.column: is {column!r}, which ingest.columns.keep lacks; add it there, or name "
-            "another column"
-        )
-    return found
+    with suppress(KeyError, TypeError, AttributeError):
+        found += task.Options.contradictions(raw)
+    with suppress(TypeError, AttributeError):
+        unmapped = [name for name in task.columns if columns.get(name, "") is None]
+        found += [
+            f"ingest.columns.{name}: is null, but task.name {raw['task']['name']!r} needs it; name a column"
+            for name in unmapped
+        ]
+        names = [metric.name for metric in task.metrics]
+        found += [
+            f"gate.bounds.{name}: the task has no such metric; known: {', '.join(names)}"
+            for name in bounds
+            if name not in names
+        ]
+    with_task = create_model(model.__name__, __base__=model, task=(task.Options, ...))
+    return with_task, [f"  {line}" for line in found]
 
 
 def _say(model: type[BaseModel], item: Any) -> str:

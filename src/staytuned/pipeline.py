@@ -13,6 +13,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from staytuned.entry_points import task_files
 from staytuned.errors import BusyError, DataError, RegistryError, StageError, disk_full, is_full
 from staytuned.files import sha256, write_text
 from staytuned.workspace import Workspace
@@ -163,6 +164,9 @@ def code_hashes() -> dict[str, str]:
     stages = YAML(typ="safe", pure=True).load(package / "template" / "dvc.yaml")["stages"]
     hashes = {}
     for name, stage in stages.items():
-        modules = [package / dep.removeprefix(f"{SOURCE}/") for dep in stage["deps"] if dep.startswith(SOURCE)]
+        paths = [package / dep.removeprefix(f"{SOURCE}/") for dep in stage["deps"] if dep.startswith(SOURCE)]
+        modules = [module for path in paths for module in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
+        if package / "tasks" in paths:
+            modules += task_files()
         hashes[name] = hashlib.sha256("".join(sha256(module) for module in modules).encode()).hexdigest()
     return hashes

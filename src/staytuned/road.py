@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from staytuned import pipeline
 from staytuned.data import batches, example
 from staytuned.data.readers import Reader
+from staytuned.entry_points import task_class
 from staytuned.errors import DataError, GateError, MissingError, RegistryError
 from staytuned.pages import prefect_settings, start_prefect
 from staytuned.params import Params
@@ -97,7 +98,7 @@ def _flow(workspace: Workspace) -> Release:
 def ingest(workspace: Workspace, path: Path) -> tuple["Batch", bool]:
     """Make a batch of a file, pin the champion that its rows will be judged beside, point DVC at both."""
     params = Params.read(workspace.params)
-    reader = Reader(path, params.ingest.columns, params.ingest.encodings)
+    reader = Reader(path, params.ingest.columns, params.ingest.encodings, task_class(params.task.name).formats)
     return _arrive(workspace, reader)
 
 

@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from staytuned.data.readers import Reader, Row
-from staytuned.errors import MissingError
+from staytuned.entry_points import task_class
+from staytuned.errors import DataError, MissingError
 from staytuned.files import replacing
-from staytuned.params import Columns, Params
+from staytuned.params import Params
 from staytuned.registry.ledger import PROMOTION, Ledger
 from staytuned.registry.pin import local_copy
 from staytuned.workspace import Workspace
 
 if TYPE_CHECKING:
-    from staytuned.classifier import Classifier
+    from staytuned.predictor import Predictor
 
 CHUNK = 2_000  # rows in memory at a time
 
 
-def champion(workspace: Workspace) -> tuple[int, "Classifier"]:
+def champion(workspace: Workspace) -> tuple[int, "Predictor"]:
     """The champion's version and the champion.
 
     Raises:
@@ -31,40 +32,57 @@ def champion(workspace: Workspace) -> tuple[int, "Classifier"]:
         raise MissingError("there is no champion yet; `staytuned run` trains one and promotes it if the gate agrees")
     folder = local_copy(workspace, last.facts["version"])
 
-    from staytuned.classifier import Classifier
+    from staytuned.predictor import Predictor
 
-    return last.facts["version"], Classifier(folder)
+    return last.facts["version"], Predictor(folder)
 
 
-def predict_text(workspace: Workspace, text: str) -> str:
-    """One line: the label, its probability, the version that says so."""
+def predict_text(workspace: Workspace, text: str, pair: str | None) -> str:
+    """One line: the answer, how sure it is, the version that gives it.
+
+    Raises:
+        DataError: the task is on pairs and there is no second text.
+    """
     version, model = champion(workspace)
-    labels, probabilities = model.predict([text])
-    return f"{labels[0]}\t{probabilities[0].max():.3f}\tversion {version}"
+    if "text_pair" in model.task.columns and not pair:
+        raise DataError(f"{model.task.options.name} is about two texts; give the second with --pair")
+
+    from staytuned.predictor import frame_of
+
+    return f"{model.task.say(model.predict(frame_of([text], [pair]))[0])}\tversion {version}"
 
 
 def predict_file(workspace: Workspace, source: Path, target: Path) -> int:
-    """Write one row for each row of ``source``: text, label, probabilities; returns how many.
+    """Write one row for each row of ``source``: its texts and the prediction; returns how many.
 
-    A row that has no text to judge gets no label, and says why in ``problem``.
+    A row that has no text to judge gets no prediction, and says why in ``problem``.
     """
     params = Params.read(workspace.params)
-    columns = Columns(text=params.ingest.columns.text, label=None, id=None, source=None, group=None, keep=[])
-    rows = Reader(source, columns, params.ingest.encodings).rows()
+    theirs = params.ingest.columns
+    columns = theirs.model_copy(update={"label": None, "id": None, "source": None, "group": None, "keep": []})
+    formats = task_class(params.task.name).formats
+    rows = Reader(source, columns, params.ingest.encodings, formats).rows()
     first = list(itertools.islice(rows, CHUNK))  # the file is looked at before the model is loaded
     version, model = champion(workspace)
+
+    from staytuned.predictor import frame_of
+
+    needed = [name for name in ("text", "text_pair") if name in model.task.columns]
     count = 0
     with replacing(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
         table = csv.writer(handle)
-        table.writerow(["row", "text", "label", *model.labels, "version", "problem"])
         for chunk in _chunks(first, rows):
-            texts = [row["text"] or "" for row in chunk]
-            labels, probabilities = model.predict(texts)
-            for row, text, label, values in zip(chunk, texts, labels, probabilities, strict=True):
+            texts = [[row[name] or "" for name in needed] for row in chunk]
+            frame = frame_of([one[0] for one in texts], [one[-1] for one in texts])
+            said = model.task.table(model.predict(frame))
+            if not count:
+                table.writerow(["row", *needed, *said, "version", "problem"])
+            for row, given, values in zip(chunk, texts, zip(*said.values(), strict=True), strict=True):
                 count += 1
-                problem = row["problem"] or ("" if text.strip() else "no text")
-                said = [label, *(f"{value:.6f}" for value in values)] if text.strip() else [""] * (len(values) + 1)
-                table.writerow([count, text, *said, version, problem])
+                whole = all(text.strip() for text in given)
+                shown = [f"{value:.6f}" if isinstance(value, float) else value for value in values]
+                problem = row["problem"] or ("" if whole else "no text")
+                table.writerow([count, *given, *(shown if whole else [""] * len(shown)), version, problem])
     return count
 
 

@@ -3,9 +3,11 @@
 import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
+from staytuned.entry_points import task_class
 from staytuned.errors import DataError
 from staytuned.pipeline import SOURCE, pin_code
 from staytuned.workspace import Workspace
@@ -18,12 +20,14 @@ HIDDEN = {
 }
 
 
-def init(folder: Path) -> Workspace:
+def init(folder: Path, task: str = "text-classification") -> Workspace:
     """Make a workspace in ``folder``, which may hold other things, but no workspace.
 
     Raises:
         DataError: there is one already.
+        MissingError: no installed package brings the task.
     """
+    chosen = task_class(task)
     if (folder / "params.yaml").exists() or (folder / "dvc.yaml").exists():
         raise DataError(f"{folder} is a workspace already; nothing was changed")
     with as_file(files("staytuned") / "template") as template:
@@ -31,30 +35,32 @@ def init(folder: Path) -> Workspace:
     for name, hidden in HIDDEN.items():
         (folder / name).replace(folder / hidden)
     workspace = Workspace(folder.resolve())
-    _for_own_data(workspace.params)
+    _for_own_data(workspace.params, task, chosen.start)
     _for_installed_code(folder / "dvc.yaml")
     (folder / "data").mkdir(exist_ok=True)
     pin_code(workspace)
     return workspace
 
 
-def _for_own_data(path: Path) -> None:
+def _for_own_data(path: Path, task: str, differences: dict[str, Any]) -> None:
     """The example's params, less the example: a label column, no further columns, nothing to fetch."""
     yaml = YAML()
     yaml.preserve_quotes = True
     params = yaml.load(path)
-    params["task"]["label_from_rating"] = None
     params["ingest"]["example"] = None
-    columns: dict[str, object] = {
-        "text": "text",
-        "label": "label",
-        "id": None,
-        "source": None,
-        "group": None,
-        "keep": [],
-    }
-    params["ingest"]["columns"].update(columns)
+    own: dict[str, Any] = {"text": "text", "label": "label", "id": None, "source": None, "group": None, "keep": []}
+    params["ingest"]["columns"].update(own)
+    _update(params, differences | {"task": {"name": task} | differences["task"]})
     yaml.dump(params, path)
+
+
+def _update(params: Any, differences: dict[str, Any]) -> None:
+    """Change values in place; the sections ``task`` and ``gate.bounds`` are the task's own and are replaced whole."""
+    for name, value in differences.items():
+        if isinstance(value, dict) and name in params and name not in ("task", "bounds"):
+            _update(params[name], value)
+        else:
+            params[name] = value
 
 
 def _for_installed_code(path: Path) -> None:

@@ -30,7 +30,7 @@ def summary(workspace: Workspace, params: Params, release: Release) -> None:
     }
     for name, title in titles.items():
         if name in models:
-            table.add_row(title, _line(models[name]))
+            table.add_row(title, _line(models[name], report["metrics"]))
     table.add_row("gate", "\n".join([release.decision.outcome, *release.decision.reasons]))
     if release.version:
         table.add_row("registered", f"{params.registry.model} version {release.version}, alias {release.alias}")
@@ -45,7 +45,9 @@ def summary(workspace: Workspace, params: Params, release: Release) -> None:
     Console().print(table)
 
 
-def _line(model: dict[str, Any]) -> str:
-    low, high = model["intervals"]["macro_f1"]
+def _line(model: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
+    """The first metric with its interval, and the second."""
     version = f"version {model['version']}, " if "version" in model else ""
-    return f"{version}accuracy {model['accuracy']:.3f}, macro-F1 {model['macro_f1']:.3f} ({low:.3f} to {high:.3f})"
+    said = [f"{metric['title']} {model['metrics'][metric['name']]:.3f}" for metric in metrics[:2]]
+    low, high = model["intervals"][metrics[0]["name"]]
+    return f"{version}{said[0]} ({low:.3f} to {high:.3f})" + "".join(f", {one}" for one in said[1:])

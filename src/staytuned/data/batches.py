@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from staytuned.data.readers import CORE, Reader, Row
+from staytuned.data.readers import CORE, OWN, Reader, Row
 from staytuned.errors import DataError
 from staytuned.files import PARQUET, replacing, write_text
 from staytuned.params import Columns
@@ -60,7 +60,7 @@ def add(workspace: Workspace, reader: Reader, readmits: bool = False) -> tuple[B
             for chunk in _chunks(reader.rows()):
                 rows += len(chunk)
                 problems += sum(row["problem"] is not None for row in chunk)
-                digest.update("".join(json.dumps(row, sort_keys=True) + "\n" for row in chunk).encode())
+                digest.update("".join(_content(row) for row in chunk).encode())
                 writer.write_table(pyarrow.Table.from_pylist(chunk, schema=schema))
         if not rows:
             raise DataError(f"{reader.path} has no rows; nothing was ingested")
@@ -93,7 +93,7 @@ class Corrected(Reader):
     """Rows corrected in a copy of the quarantine: our own column names, and the key of the row corrected."""
 
     def __init__(self, path: Path, keep: list[str]) -> None:
-        columns = Columns(text="text", label="label", id="row", source="source", group="group", keep=keep)
+        columns = Columns.model_validate(OWN | {"id": "row", "keep": keep})
         super().__init__(path, columns, ["utf-8"])
 
     def _check_columns(self, present: list[str]) -> None:
@@ -104,9 +104,14 @@ class Corrected(Reader):
     def _used(self) -> list[str]:
         return ["key", *super()._used()]
 
-    def _ours(self, values: dict[str, str | None], problem: str | None) -> Row:
-        own = {name: values.get(name) or None for name in ("row", "label", "source", "group")}
-        return super()._ours(values, problem) | own | {"readmits": values.get("key")}
+    def _ours(self, line: int, values: dict[str, str | None], problem: str | None) -> Row:
+        own = {name: values.get(name) or None for name in ("row", "text_pair", "label", "source", "group")}
+        return super()._ours(line, values, problem) | own | {"readmits": values.get("key")}
+
+
+def _content(row: Row) -> str:
+    """A row as it counts for the hash of its batch: blank lines between rows make no other batch."""
+    return json.dumps({name: value for name, value in row.items() if name != "line"}, sort_keys=True) + "\n"
 
 
 def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:

@@ -11,14 +11,17 @@ import pandas
 from staytuned.data.data_docs import Validated, site
 from staytuned.errors import DataError
 
+FAULT = "{fault}"  # the reason that the task gave
+
 
 @dataclass(frozen=True)
 class Contract:
     """What a row must be to be used."""
 
-    labels: list[str]
     max_characters: int
     columns: list[str]
+    paired: bool  # a second text is needed
+    labelled: bool
 
 
 class Checkpoint:
@@ -75,7 +78,8 @@ class Checkpoint:
                     f"{name}: could not check that no row {reason!r}: {result.exception_info or result.result}"
                 )
             for row in map(int, rows):
-                found.setdefault(row, {})[_kind(reason)] = _with_value(reason, frame, row)
+                why = str(frame.at[row, "fault"]) if reason == FAULT else _with_value(reason, frame, row)
+                found.setdefault(row, {})[why.split(": ")[0] if reason == FAULT else _kind(reason)] = why
         broken = sum(not result.success for result in results)
         self.done.append(Validated(name, list(frame["batch"].unique()), len(frame), len(found), broken))
         self._context.checkpoints.delete(name)
@@ -89,12 +93,10 @@ def _expectations(contract: Contract) -> list[Any]:
     """The suite: each expectation's meta holds the reason that a quarantined row is given."""
     import great_expectations.expectations as gxe
 
-    labels = ", ".join(contract.labels)
-
     def because(reason: str) -> dict[str, str]:
         return {"reason": reason}
 
-    return [
+    expectations = [
         gxe.ExpectTableColumnsToMatchSet(
             column_set=contract.columns, exact_match=False, meta=because("a column is missing")
         ),
@@ -114,11 +116,16 @@ def _expectations(contract: Contract) -> list[Any]:
             regex="\N{REPLACEMENT CHARACTER}",
             meta=because("text holds bytes that were not decoded"),
         ),
-        gxe.ExpectColumnValuesToNotBeNull(column="label", meta=because("has no label")),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="label", value_set=contract.labels, meta=because(f"label {{label}} is none of {labels}")
-        ),
+        gxe.ExpectColumnValuesToBeNull(column="fault", meta=because(FAULT)),
     ]
+    if contract.paired:
+        expectations += [
+            gxe.ExpectColumnValuesToNotBeNull(column="text_pair", meta=because("text_pair is null")),
+            gxe.ExpectColumnValuesToMatchRegex(column="text_pair", regex=r"\S", meta=because("text_pair is blank")),
+        ]
+    if contract.labelled:
+        expectations.append(gxe.ExpectColumnValuesToNotBeNull(column="label", meta=because("has no label")))
+    return expectations
 
 
 def _kind(reason: str) -> str:

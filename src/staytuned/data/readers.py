@@ -1,11 +1,14 @@
-"""Files of rows, read as a stream: csv, tsv, jsonl, Parquet. What cannot be read in a row is said in the row."""
+"""Files of rows, read as a stream: csv, tsv, jsonl, Parquet, and what a task reads besides.
+
+What cannot be read in a row is said in the row.
+"""
 
 import csv
 import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,12 @@ import pyarrow.parquet
 from staytuned.errors import DataError, MissingError
 from staytuned.params import Columns
 
-CORE = ("row", "text", "label", "source", "group", "problem", "readmits")
+CORE = ("row", "text", "text_pair", "label", "source", "group", "line", "problem", "readmits")
 NO_SOURCE = "data"
 Row = dict[str, str | None]
+Found = tuple[int, dict[str, Any], str | None]  # line, values by column, why it could not be read whole
+Format = Callable[[Iterator[str]], Iterator[Found]]  # of lines; its columns have our own names
+OWN = {name: name for name in ("text", "text_pair", "label", "id", "source", "group")}
 HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 csv.field_size_limit(2**31 - 1)  # a row may be too long to use, but it is counted
@@ -26,16 +32,26 @@ csv.field_size_limit(2**31 - 1)  # a row may be too long to use, but it is count
 class Reader:
     """Rows of one file under our column names; every value is a string or None.
 
-    A row has ``row`` (source + id), ``text``, ``label``, ``source``, ``group`` (source + group), ``problem``
-    (why it could not be read whole), ``readmits`` (key of the quarantined row that it corrects) and the columns
-    in ``columns.keep``. After the rows are drawn, ``decoded`` counts the lines that needed another encoding than
-    the first.
+    A row has ``row`` (source + id), ``text``, ``text_pair``, ``label`` (JSON where it is a list or an object),
+    ``source``, ``group`` (source + group), ``line`` (where it ends in the file; of Parquet, its number), ``problem``
+    (why it could not be read whole), ``readmits`` (key of the quarantined row that it corrects) and the columns in
+    ``columns.keep``. After the rows are drawn, ``decoded`` counts the lines that needed another encoding than the
+    first.
+
+    Args:
+        path: The file.
+        columns: Our columns by the names they have in it.
+        encodings: Tried in turn, line by line.
+        formats: Readers of further endings, such as ``.conll``.
     """
 
-    def __init__(self, path: Path, columns: Columns, encodings: list[str]) -> None:
+    def __init__(
+        self, path: Path, columns: Columns, encodings: list[str], formats: Mapping[str, Format] | None = None
+    ) -> None:
         self.path = path
         self.columns = columns
         self.encodings = encodings
+        self.formats = formats or {}
         self.decoded: Counter[str] = Counter()
 
     def rows(self) -> Iterator[Row]:
@@ -50,14 +66,27 @@ class Reader:
         if self.path.stat().st_size == 0:
             raise DataError(f"{self.path} is empty; nothing was ingested")
         kinds = {".csv": self._csv, ".tsv": self._csv, ".jsonl": self._jsonl, ".parquet": self._parquet}
-        read = kinds.get(self.path.suffix.lower())
-        if read is None:
-            raise DataError(f"{self.path} ends with {self.path.suffix!r}; known endings: {', '.join(kinds)}")
+        ending = self.path.suffix.lower()
+        if ending in self.formats:
+            self.columns = Columns.model_validate(OWN | {"keep": []})
+            read = self._of_task
+        elif ending in kinds:
+            read = kinds[ending]
+        else:
+            known = ", ".join([*kinds, *self.formats])
+            raise DataError(f"{self.path} ends with {self.path.suffix!r}; known endings: {known}")
         used = self._used()
-        for values, problem in read():
-            yield self._ours(values, _replace_half_pairs(values, used) or problem)
+        for line, values, problem in read():
+            yield self._ours(line, values, _replace_half_pairs(values, used) or problem)
 
-    def _csv(self) -> Iterator[tuple[dict[str, Any], str | None]]:
+    def _of_task(self) -> Iterator[Found]:
+        bad: list[int] = []
+        with self.path.open("rb") as handle:
+            for line, values, problem in self.formats[self.path.suffix.lower()](self._decode(handle, bad)):
+                content = (json.dumps(values.get(name)) for name in ("text", "text_pair", "label"))
+                yield line, {"id": _content_id(*content)} | values, _encoding_problem(bad) or problem
+
+    def _csv(self) -> Iterator[Found]:
         dialect = "excel-tab" if self.path.suffix.lower() == ".tsv" else "excel"
         bad: list[int] = []
         with self.path.open("rb") as handle:
@@ -70,13 +99,13 @@ class Reader:
                     if fields and len(fields) != len(header):
                         problem = f"{len(fields)} fields where the header has {len(header)}"
                     if fields:
-                        yield dict(zip(header, fields, strict=False)), problem
+                        yield lines.line_num, dict(zip(header, fields, strict=False)), problem
             except csv.Error as error:
                 raise DataError(
                     f"{self.path}, near line {lines.line_num}: {error}; is the file cut short, or a quote left open?"
                 ) from None
 
-    def _jsonl(self) -> Iterator[tuple[dict[str, Any], str | None]]:
+    def _jsonl(self) -> Iterator[Found]:
         bad: list[int] = []
         checked = False
         problem: str | None
@@ -98,15 +127,15 @@ class Reader:
                     elif not checked:
                         self._check_columns(list(values))
                         checked = True
-                yield values, problem
+                yield number, values, problem
 
-    def _parquet(self) -> Iterator[tuple[dict[str, Any], str | None]]:
+    def _parquet(self) -> Iterator[Found]:
         try:
             file = pyarrow.parquet.ParquetFile(self.path)
             self._check_columns(file.schema_arrow.names)
-            for batch in file.iter_batches(batch_size=10_000, columns=self._used()):
-                for values in batch.to_pylist():
-                    yield values, None
+            batches = file.iter_batches(batch_size=10_000, columns=self._used())
+            for number, values in enumerate((values for batch in batches for values in batch.to_pylist()), 1):
+                yield number, values, None
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{self.path} is no whole Parquet file: {error}") from None
 
@@ -148,21 +177,26 @@ class Reader:
         if twice:
             raise DataError(f"{self.path} has more than one column {twice}; rename or drop the others")
 
-    def _ours(self, values: dict[str, Any], problem: str | None) -> Row:
+    def _ours(self, line: int, values: dict[str, Any], problem: str | None) -> Row:
         def value(theirs: str | None) -> str | None:
             found = values.get(theirs) if theirs else None
+            if isinstance(found, list | dict):
+                return json.dumps(found, ensure_ascii=False)
             return None if found is None else str(found)
 
         columns = self.columns
         source = value(columns.source) or NO_SOURCE
-        text, label, group = value(columns.text), value(columns.label) or None, value(columns.group)
-        identity = value(columns.id) if columns.id else _content_id(text, label)
+        text, pair = value(columns.text), value(columns.text_pair)
+        label, group = value(columns.label) or None, value(columns.group)
+        identity = value(columns.id) if columns.id else _content_id(text, pair, label)
         row: Row = {
             "row": f"{source}:{identity}" if identity else None,
             "text": text,
+            "text_pair": pair,
             "label": label,
             "source": source,
             "group": f"{source}:{group}" if group else None,
+            "line": str(line),
             "problem": problem,
             "readmits": None,
         }
@@ -188,6 +222,6 @@ def _replace_half_pairs(values: dict[str, Any], used: list[str]) -> str | None:
     return broken
 
 
-def _content_id(text: str | None, label: str | None) -> str:
+def _content_id(*content: str | None) -> str:
     """An id for data without one: equal rows get equal ids, and the second is a duplicate."""
-    return hashlib.blake2b(json.dumps([text, label]).encode(), digest_size=10).hexdigest()
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=10).hexdigest()

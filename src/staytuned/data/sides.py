@@ -4,9 +4,14 @@ import hashlib
 from collections.abc import Iterable
 
 import numpy
+import pandas
+import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
 import xxhash
 
 from staytuned.params import Split
+from staytuned.workspace import Workspace
 
 TRAIN, VALIDATION, TEST, KEPT_OUT = "train", "validation", "test", "kept out"
 
@@ -23,3 +28,12 @@ def side_of(group: str, split: Split) -> str:
 def row_hashes(rows: Iterable[str]) -> numpy.ndarray:
     """64-bit hashes of row ids, sorted, as a model carries them to say what it was trained on."""
     return numpy.sort(numpy.fromiter((xxhash.xxh64_intdigest(row.encode()) for row in rows), dtype="<u8"))
+
+
+def rows_of(workspace: Workspace, side: str) -> pandas.DataFrame:
+    """The accepted rows of a side, in the order in which they are encoded; ``group`` is that of the split."""
+    rows = pyarrow.parquet.read_table(workspace.accepted)
+    split = pyarrow.parquet.read_table(workspace.split, columns=["side", "group"])
+    here = pyarrow.compute.equal(split["side"], side)
+    frame: pandas.DataFrame = rows.filter(here).to_pandas()
+    return frame.assign(group=split.filter(here)["group"].to_pandas())

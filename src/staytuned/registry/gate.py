@@ -28,9 +28,9 @@ class Standing:
 def decide(report: dict[str, Any], standing: Standing, policy: Gate) -> Decision:
     """Decide on the candidate.
 
-    Missing evidence, a missed floor and a loss that the interval confirms block. A candidate that is not shown to be
-    at most ``policy.margin`` of macro-F1 below the champion and below the best version ever is held. So no chain of
-    small losses, each within the margin, leads away from the best.
+    Missing evidence, a missed bound and a loss that the interval confirms block. A candidate that is not shown to be
+    at most ``policy.margin`` worse than the champion and than the best version ever, by the task's first metric, is
+    held. So no chain of small losses, each within the margin, leads away from the best.
 
     Args:
         report: What ``stages.evaluate.compare`` returns, with the versions of champion and best.
@@ -40,16 +40,18 @@ def decide(report: dict[str, Any], standing: Standing, policy: Gate) -> Decision
     missing = _missing(report, standing, policy)
     if missing:
         return Decision("BLOCK", missing)
-    blocks, passes = _floors(report, policy)
+    blocks, passes = _bounds(report, policy)
     holds: list[str] = []
+    metric = report["metrics"][0]
     for name, version in _rivals(standing).items():
-        difference = report["comparisons"][name]["macro_f1"]
+        difference = report["comparisons"][name][metric["name"]]
         low, high = difference["interval"]
         title = f"{'champion' if name == 'champion' else 'best version'} {version}"
-        found = f"macro-F1 {difference['difference']:+.3f} against {title} ({low:+.3f} to {high:+.3f})"
-        if high < 0:
+        found = f"{metric['title']} {difference['difference']:+.3f} against {title} ({low:+.3f} to {high:+.3f})"
+        worst, best = (low, high) if metric["higher_is_better"] else (-high, -low)
+        if best < 0:
             blocks.append(f"{found}: worse")
-        elif low < -policy.margin:
+        elif worst < -policy.margin:
             holds.append(f"{found}: a loss of more than gate.margin {policy.margin:g} is not ruled out")
         else:
             passes.append(f"{found}: no loss of more than gate.margin {policy.margin:g}")
@@ -70,19 +72,22 @@ def _rivals(standing: Standing) -> dict[str, int]:
 
 def _missing(report: dict[str, Any], standing: Standing, policy: Gate) -> list[str]:
     """What the report lacks to decide on, in words."""
+    metrics = [metric["name"] for metric in report.get("metrics", [])]
     found = [
         f"no {metric} of the {name}: missing evidence"
         for name in ("candidate", "base")
-        for metric in ("accuracy", "macro_f1", "calibration_error")
-        if not _numbers(_at(report, "models", name, metric))
+        for metric in dict.fromkeys([*metrics[:1], *policy.bounds])
+        if not _numbers(_at(report, "models", name, "metrics", metric))
     ]
+    if not metrics:
+        found.append("no metrics: missing evidence")
     rows = _at(report, "test", "rows")
     if not _numbers(rows):
         found.append("no count of the test rows: missing evidence")
     elif rows < policy.min_test_rows:
         found.append(f"{rows} test rows, under gate.min_test_rows {policy.min_test_rows}: missing evidence")
     for name, version in _rivals(standing).items():
-        difference = _at(report, "comparisons", name, "macro_f1")
+        difference = _at(report, "comparisons", name, *metrics[:1])
         interval = _at(difference, "interval")
         if _at(report, "models", name, "version") != version:
             found.append(
@@ -106,25 +111,26 @@ def _numbers(*values: Any) -> bool:
     return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
 
 
-def _floors(report: dict[str, Any], policy: Gate) -> tuple[list[str], list[str]]:
-    """Floors that were missed, and those that were cleared, in words."""
-    candidate, base = report["models"]["candidate"], report["models"]["base"]
-    gain = candidate["accuracy"] - base["accuracy"]
+def _bounds(report: dict[str, Any], policy: Gate) -> tuple[list[str], list[str]]:
+    """Bounds that were missed, and those that were kept, in words."""
+    first, known = report["metrics"][0], {metric["name"]: metric for metric in report["metrics"]}
+    candidate, base = (report["models"][name]["metrics"] for name in ("candidate", "base"))
+    sign = 1 if first["higher_is_better"] else -1
+    gain = sign * (candidate[first["name"]] - base[first["name"]])
     checks = [
-        ("accuracy", candidate["accuracy"], "gate.min_accuracy", policy.min_accuracy, 1),
-        ("macro-F1", candidate["macro_f1"], "gate.min_macro_f1", policy.min_macro_f1, 1),
-        ("accuracy above frozen embeddings", gain, "gate.min_gain", policy.min_gain, 1),
         (
-            "calibration error",
-            candidate["calibration_error"],
-            "gate.max_calibration_error",
-            policy.max_calibration_error,
-            -1,
-        ),
+            known[name]["title"],
+            candidate[name],
+            f"gate.bounds.{name}",
+            bound,
+            1 if known[name]["higher_is_better"] else -1,
+        )
+        for name, bound in policy.bounds.items()
     ]
-    missed, cleared = list[str](), list[str]()
-    for what, value, key, bound, sign in checks:
-        good = sign * value >= sign * bound
-        relation = ("≥" if good else "<") if sign > 0 else ("≤" if good else ">")
-        (cleared if good else missed).append(f"{what} {value:.3f} {relation} {key} {bound:g}")
-    return missed, cleared
+    checks.append((f"{first['title']}, better than {report['before']} by", gain, "gate.min_gain", policy.min_gain, 1))
+    missed, kept = list[str](), list[str]()
+    for what, value, key, bound, direction in checks:
+        good = direction * value >= direction * bound
+        relation = ("≥" if good else "<") if direction > 0 else ("≤" if good else ">")
+        (kept if good else missed).append(f"{what} {value:.3f} {relation} {key} {bound:g}")
+    return missed, kept

@@ -1,31 +1,30 @@
-"""The registered model as code: MLflow keeps this file and classifier.py beside the weights, and no pickle."""
+"""The registered model as code: MLflow keeps this file and the package's source beside the weights, and no pickle."""
 
 from typing import Any
 
 import mlflow
 import pandas
 
+from staytuned.predictor import Predictor
 
-class TextClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """A frame with a column ``text`` in; its label and one column of probabilities (or logits) a label out."""
+
+class Model(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """A frame of rows in; the task's table of predictions out, or what the model said before it was decoded."""
 
     _skip_type_hint_validation = True  # or MLflow warns that there are none; the signature says it all
 
     def load_context(self, context: Any) -> None:
-        """Load the weights; ``classifier`` is the copy of classifier.py that lies beside them."""
-        from classifier import Classifier  # type: ignore[import-not-found]
-
-        self.classifier = Classifier(context.artifacts["model"])
+        """Load the weights."""
+        self.predictor = Predictor(context.artifacts["model"])
 
     # no type hint on model_input: MLflow would take it for the schema, which is the signature's to give
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """Predict; ``params["output"]`` is ``probabilities`` or ``logits``."""
-        texts = list(model_input["text"])
-        logits = (params or {}).get("output") == "logits"
-        labels, values = self.classifier.predict(texts)
-        if logits:
-            values = self.classifier.logits(texts)
-        return pandas.DataFrame({"label": labels} | dict(zip(self.classifier.labels, values.T, strict=True)))
+        """Predict; ``params["output"]`` is ``predictions`` or ``outputs``."""
+        rows = model_input.reindex(columns=["text", "text_pair", "label"]).astype("object")
+        if (params or {}).get("output") == "outputs":
+            values = [values.ravel().tolist() for values in self.predictor.outputs(rows)]
+            return pandas.DataFrame({"outputs": values})
+        return pandas.DataFrame(self.predictor.task.table(self.predictor.predict(rows)))
 
 
-mlflow.models.set_model(TextClassifier())
+mlflow.models.set_model(Model())

@@ -5,7 +5,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 
@@ -21,24 +21,28 @@ from staytuned.registry.pin import unconfirmed, wanted
 from staytuned.registry.versions import CHALLENGER, CHAMPION, Registry
 from staytuned.workspace import Workspace
 
+if TYPE_CHECKING:
+    import pandas
+
 LAST_STEP = {  # of each outcome: the entry that ends it, the alias that the version gets
     "PROMOTE": (kinds.CONFIRMATION, CHAMPION),
     "HOLD": (kinds.CHALLENGE, CHALLENGER),
     "BLOCK": (kinds.DECISION, None),
 }
-EXAMPLES = 32  # texts that the reloaded model is compared on
-TOLERANCE = 1e-5  # largest difference of a logit that passes
+EXAMPLES = 32  # rows that the reloaded model is compared on
+TOLERANCE = 1e-5  # largest difference of an output that passes
 
 CARD = """# {{ model }}
 
-Three facts first: {{ task.name }} with the labels {{ task.labels | join(", ") }}; fine-tuned from
+Three facts first: {{ task }}{% if classes %} with the labels {{ classes | join(", ") }}{% endif %}; fine-tuned from
 `{{ base.name }}` ({{ base.sha256[:12] }}); decision of the gate: {{ decision.outcome }}.
 
-| | accuracy | macro-F1 | calibration error |
-|---|---|---|---|
+|{% for metric in metrics %} | {{ metric.title }}{% endfor %} |
+|---|{% for metric in metrics %}---|{% endfor %}
 {% for name, found in models.items() %}| {{ name }} |
-{%- for metric in ("accuracy", "macro_f1", "calibration_error") %} {{ "%.3f" % found[metric] }} |{% endfor %}
-{% endfor %}
+{%- for metric in metrics %} {{ "%.3f" % found.metrics[metric.name] }} |{% endfor %}
+{% endfor %}`base` is what there was before: {{ before }}.
+
 Measured on {{ test.rows }} held-out rows in {{ test.groups }} groups; trained on {{ rows }} rows.
 
 Reasons: {{ decision.reasons | join("; ") }}
@@ -109,9 +113,11 @@ def release(workspace: Workspace, params: Params, registry: Registry, run_id: st
     else:
         version = registry.version_of(key)
     if version is None:
-        card = _card(workspace, params, report, decision)
         with busy("registering the candidate"):
-            version = registry.register(run_id, key, weights, _examples(workspace)[:2], card)
+            inputs, outputs = _example(workspace)
+            version = registry.register(
+                run_id, key, weights, inputs, outputs, _card(workspace, params, report, decision)
+            )
     with busy("reloading it in a fresh process"):
         _prove(workspace, params, registry, version)
     if decision.outcome == "HOLD":
@@ -148,48 +154,58 @@ def _best(report: dict[str, Any], before: dict[str, Any] | None, facts: dict[str
     new = {"version": facts["version"], "weights": facts["weights"]}
     if before is None:
         return new
-    models = report["models"]
+    models, metric = report["models"], report["metrics"][0]
     rival = models["best"] if "best" in models else models["champion"]
-    return new if models["candidate"]["macro_f1"] > rival["macro_f1"] else before
+    gain = models["candidate"]["metrics"][metric["name"]] - rival["metrics"][metric["name"]]
+    return new if (gain if metric["higher_is_better"] else -gain) > 0 else before
 
 
 def _prove(workspace: Workspace, params: Params, registry: Registry, version: int) -> None:
-    """The registered version, reloaded elsewhere, must give the candidate's logits."""
+    """The registered version, reloaded elsewhere, must say of some test rows what the candidate says."""
     import numpy
     import torch
 
-    from staytuned.classifier import Classifier
+    from staytuned.predictor import Predictor
 
-    texts = _examples(workspace)
+    rows = _test_rows(workspace)
     torch.set_num_threads(params.train.threads)
-    expected = Classifier(workspace.candidate).logits(texts)
-    found = registry.reload(version, texts, params.train.threads)
+    expected = numpy.concatenate([values.ravel() for values in Predictor(workspace.candidate).outputs(rows)])
+    found = registry.reload(version, rows, params.train.threads)
     difference = float(numpy.abs(expected - found).max())
     if not difference <= TOLERANCE:
         raise RegistryError(
-            f"version {version}, reloaded in a fresh process, differs by {difference:g} in a logit (at most "
+            f"version {version}, reloaded in a fresh process, differs by {difference:g} in an output (at most "
             f"{TOLERANCE:g} passes); it was not promoted"
         )
 
 
-def _examples(workspace: Workspace) -> list[str]:
-    """Texts of the test side."""
-    import pyarrow.parquet
+def _example(workspace: Workspace) -> tuple["pandas.DataFrame", "pandas.DataFrame"]:
+    """Two rows as a caller of the model gives them, and what it answers."""
+    import pandas
 
-    from staytuned.data.sides import TEST
+    from staytuned.predictor import Predictor
 
-    sides = pyarrow.parquet.read_table(workspace.split, columns=["side"])["side"].to_pylist()
-    texts = pyarrow.parquet.read_table(workspace.accepted, columns=["text"])["text"]
-    places = [place for place, side in enumerate(sides) if side == TEST][:EXAMPLES]
-    return [str(texts[place]) for place in places]
+    predictor = Predictor(workspace.candidate)
+    rows = _test_rows(workspace).head(2)
+    inputs = rows[[name for name in predictor.task.columns if name != "label"]]
+    return inputs, pandas.DataFrame(predictor.task.table(predictor.predict(rows)))
+
+
+def _test_rows(workspace: Workspace) -> "pandas.DataFrame":
+    from staytuned.data.sides import TEST, rows_of
+
+    return rows_of(workspace, TEST).head(EXAMPLES)
 
 
 def _card(workspace: Workspace, params: Params, report: dict[str, Any], decision: Decision) -> str:
+    from staytuned import tasks
+
     about = read_json(workspace.candidate / "staytuned.json")
     template = jinja2.Environment().from_string(CARD)
     return template.render(
         model=params.registry.model,
-        task=params.task,
+        task=params.task.name,
+        classes=tasks.load(params).classes,
         base=about["base"],
         rows=about["rows"],
         decision=decision,

@@ -1,9 +1,8 @@
-"""Run as a program, in a fresh process: load a registered model from a folder, offline, without this package.
+"""Run as a program, in a fresh process: load a registered model from a folder, offline, by the code that it carries.
 
-usage: python -I reload_check.py MODEL_FOLDER TEXTS.json LOGITS.npy
+usage: python -I reload_check.py MODEL_FOLDER ROWS.json OUTPUTS.npy
 """
 
-import json
 import os
 import socket
 import sys
@@ -15,9 +14,12 @@ def _refuse(*_: Any, **__: Any) -> None:
     raise OSError("the reloaded model reached for the network")
 
 
-def main(folder: str, texts: str, logits: str) -> None:
-    """Write the logits that the model gives for the texts."""
-    sys.modules["staytuned"] = None  # type: ignore[assignment]  # an import of it fails from here on
+def main(folder: str, rows: str, outputs: str) -> None:
+    """Write what the model says of the rows, flat.
+
+    Raises:
+        ImportError: it was run by code that lies elsewhere.
+    """
     os.environ["HF_HUB_OFFLINE"] = "1"
     socket.socket.connect = _refuse  # type: ignore[method-assign]
     import mlflow
@@ -25,9 +27,11 @@ def main(folder: str, texts: str, logits: str) -> None:
     import pandas
 
     model = mlflow.pyfunc.load_model(folder)
-    frame = pandas.DataFrame({"text": json.loads(Path(texts).read_text(encoding="utf-8"))})
-    found = model.predict(frame, params={"output": "logits"})
-    numpy.save(logits, found.drop(columns="label").to_numpy(numpy.float32), allow_pickle=False)
+    code = Path(str(sys.modules["staytuned"].__file__))
+    if not code.is_relative_to(folder):
+        raise ImportError(f"the model was run by {code}, not by the code that it carries")
+    found = model.predict(pandas.read_json(rows, orient="records", dtype=False), params={"output": "outputs"})
+    numpy.save(outputs, numpy.concatenate([numpy.float32(one) for one in found["outputs"]]), allow_pickle=False)
 
 
 if __name__ == "__main__":

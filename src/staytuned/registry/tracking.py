@@ -64,9 +64,9 @@ class Tracker:
         """
         self._log_curve()
         report = read_json(self.workspace.evaluation / "evaluation.json")
-        for model, metrics in report["models"].items():
-            for name in ("accuracy", "macro_f1", "calibration_error"):
-                self.client.log_metric(self.run_id, f"{model}.{name}", metrics[name])
+        for model, found in report["models"].items():
+            for name, value in found["metrics"].items():
+                self.client.log_metric(self.run_id, f"{model}.{name}", value)
         for name in ("validation", "split", "encoding"):
             self.client.log_artifact(self.run_id, str(self.workspace.reports / f"{name}.json"), "reports")
         self.client.log_artifacts(self.run_id, str(self.workspace.evaluation), "reports/evaluation")

@@ -1,6 +1,7 @@
 """The model registry on MLflow: runs, versions, aliases. SQLite in the workspace, or any MLflow server."""
 
 import http.client
+import importlib
 import json
 import logging
 import os
@@ -15,17 +16,23 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from staytuned.errors import RegistryError, StaytunedError, disk_full, is_full
-from staytuned.files import write_text
+from staytuned.files import read_json, write_text
 from staytuned.params import Params
 from staytuned.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 KEY = "staytuned.key"  # tag on runs and versions: the decision that they belong to
 WEIGHTS = "staytuned.weights"
-EXACT = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
+EXACT = (
+    *("mlflow", "torch", "transformers", "tokenizers", "safetensors"),
+    *("numpy", "pandas", "pyarrow", "pydantic", "ruamel.yaml"),
+)
 
 os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -114,7 +121,6 @@ class Registry:
         logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what it logs as an error, it raises too
         self.workspace = workspace
         self.model = params.registry.model
-        self.labels = params.task.labels
         self.mlflow = mlflow
         uri = tracking_uri(workspace, params)
         mlflow.set_tracking_uri(uri)
@@ -152,26 +158,28 @@ class Registry:
         return max((int(version.version) for version in found), default=None)
 
     @answering()
-    def register(self, run_id: str, key: str, weights: str, example: list[str], card: str) -> int:
-        """Log the candidate as a model from code and register it; returns the version."""
-        from mlflow.models import ModelSignature
-        from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-        from pandas import DataFrame
+    def register(
+        self, run_id: str, key: str, weights: str, inputs: "DataFrame", outputs: "DataFrame", card: str
+    ) -> int:
+        """Log the candidate as a model from code and register it; returns the version.
 
-        outputs = [ColSpec("string", "label"), *(ColSpec("double", label) for label in self.labels)]
-        signature = ModelSignature(
-            inputs=Schema([ColSpec("string", "text")]),
-            outputs=Schema(outputs),
-            params=ParamSchema([ParamSpec("output", "string", "probabilities")]),
-        )
-        with self.mlflow.start_run(run_id=run_id):
+        Args:
+            run_id: Run that it is logged to.
+            key: Decision that it belongs to.
+            weights: Their SHA-256.
+            inputs: A few rows.
+            outputs: What the candidate predicts for them.
+            card: Its description, Markdown.
+        """
+        signature = self.mlflow.models.infer_signature(inputs, outputs, params={"output": "predictions"})
+        with self.mlflow.start_run(run_id=run_id), tempfile.TemporaryDirectory() as scratch:
             logged = self.mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-                code_paths=[str(Path(__file__).parents[1] / "classifier.py")],
+                code_paths=_own_code(self.workspace, Path(scratch)),
                 artifacts={"model": str(self.workspace.candidate)},
                 signature=signature,
-                input_example=DataFrame({"text": example}),
+                input_example=inputs,
                 pip_requirements=[f"{name}=={_installed(name)}" for name in EXACT],
                 metadata={KEY: key},
             )
@@ -202,8 +210,8 @@ class Registry:
                 model.rename(kept)
         return kept
 
-    def reload(self, version: int, texts: list[str], threads: int) -> Any:
-        """The logits of a registered version, reloaded offline in a fresh process, elsewhere, without this package.
+    def reload(self, version: int, rows: "DataFrame", threads: int) -> Any:
+        """What a registered version says of rows, reloaded offline in a fresh process, elsewhere, by its own code.
 
         Raises:
             RegistryError: it cannot be loaded there.
@@ -213,21 +221,21 @@ class Registry:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             model = self.fetch(version, folder / "model")
-            (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+            rows.to_json(folder / "rows.json", orient="records")
             check = shutil.copy(Path(__file__).with_name("reload_check.py"), folder)
             command = [
                 sys.executable,
                 "-I",
                 check,
                 str(model),
-                str(folder / "texts.json"),
-                str(folder / "logits.npy"),
+                str(folder / "rows.json"),
+                str(folder / "outputs.npy"),
             ]
             environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
             done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
             if done.returncode:
                 raise RegistryError(f"version {version} does not load in a fresh process:\n{done.stderr[-2000:]}")
-            return numpy.load(folder / "logits.npy", allow_pickle=False)
+            return numpy.load(folder / "outputs.npy", allow_pickle=False)
 
     @answering()
     def set_alias(self, alias: str, version: int) -> None:
@@ -238,6 +246,17 @@ class Registry:
     def delete_alias(self, alias: str) -> None:
         """Let ``alias`` name nothing."""
         self.client.delete_registered_model_alias(self.model, alias)
+
+
+def _own_code(workspace: Workspace, folder: Path) -> list[str]:
+    """The source of this package, and of the candidate's task where it is another's: what the model is run by."""
+    package = Path(__file__).parents[1]
+    copied = folder / package.name
+    shutil.copytree(package, copied, ignore=shutil.ignore_patterns("__pycache__", "template"))
+    module = read_json(workspace.candidate / "staytuned.json")["class"].split(":")[0]
+    if module.split(".")[0] == package.name:
+        return [str(copied)]
+    return [str(copied), str(importlib.import_module(module).__file__)]
 
 
 def _installed(name: str) -> str:

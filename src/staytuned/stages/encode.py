@@ -1,15 +1,15 @@
 """Encode: text to token ids by the base model's own tokenizer, into one Arrow file a side."""
 
-import itertools
 import math
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 from tokenizers import Tokenizer
 
+from staytuned import tasks
 from staytuned.data.sides import TEST, TRAIN, VALIDATION
 from staytuned.errors import MissingError, ParamsError
 from staytuned.files import read_json, replacing, write_json
@@ -18,15 +18,6 @@ from staytuned.params import Params
 from staytuned.progress import track
 from staytuned.workspace import Workspace
 
-SCHEMA = pyarrow.schema(
-    {
-        "row": pyarrow.string(),
-        "group": pyarrow.string(),
-        "source": pyarrow.string(),
-        "label": pyarrow.int16(),
-        "input_ids": pyarrow.list_(pyarrow.int32()),
-    }
-)
 CHUNK = 5_000  # rows in memory at a time
 SIDES = (TRAIN, VALIDATION, TEST)
 
@@ -39,33 +30,29 @@ def run(workspace: Workspace, params: Params) -> None:
         ParamsError: it cannot read as many tokens as ``encode.max_tokens``.
     """
     base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
-    tokenizer = _tokenizer(base, params)
-    classes = {label: number for number, label in enumerate(params.task.labels)}
+    task, tokenizer = tasks.load(params), _tokenizer(base, params)
     accepted = pyarrow.parquet.ParquetFile(workspace.accepted)
     split = pyarrow.parquet.ParquetFile(workspace.split)
-    counts = {side: dict.fromkeys(("rows", "tokens", "truncated"), 0) for side in SIDES}
+    counts = {side: dict.fromkeys(("rows", "examples", "tokens", "truncated"), 0) for side in SIDES}
+    task.adapt(tokenizer, params.encode.max_tokens)
+    schema = task.encode(tokenizer, accepted.schema_arrow.empty_table().to_pandas()).schema
+    schema = schema.remove(schema.get_field_index("place")).insert(0, pyarrow.field("row", pyarrow.string()))
     with ExitStack() as stack:
         writers = {}
         for side in SIDES:
             temporary = stack.enter_context(replacing(workspace.encoded / f"{side}.arrow"))
-            writers[side] = stack.enter_context(pyarrow.ipc.new_stream(str(temporary), SCHEMA))
-        batches = zip(
-            accepted.iter_batches(CHUNK, columns=["row", "text", "source", "label"]),
-            split.iter_batches(CHUNK, columns=["group", "side"]),
-            strict=True,
-        )
+            writers[side] = stack.enter_context(pyarrow.ipc.new_stream(str(temporary), schema))
+        batches = zip(accepted.iter_batches(CHUNK), split.iter_batches(CHUNK, columns=["side"]), strict=True)
         for rows, placed in track(batches, -(-accepted.metadata.num_rows // CHUNK), "encoding"):
-            ids, truncated = _tokenize(tokenizer, rows["text"].to_pylist(), params.encode.max_tokens)
-            labels = pyarrow.array([classes[label] for label in rows["label"].to_pylist()], pyarrow.int16())
-            encoded = pyarrow.record_batch([rows["row"], placed["group"], rows["source"], labels, ids], SCHEMA)
-            side_of_row = placed["side"].to_numpy(zero_copy_only=False)
+            table = task.encode(tokenizer, rows.to_pandas())
+            places = table["place"].combine_chunks()
+            table = table.set_column(0, "row", rows["row"].take(places))
+            side_of_example = placed["side"].take(places)
             for side in SIDES:
-                here = side_of_row == side
-                kept = encoded.filter(pyarrow.array(here))
-                writers[side].write_batch(kept)
-                counts[side]["rows"] += len(kept)
-                counts[side]["tokens"] += len(kept["input_ids"].flatten())
-                counts[side]["truncated"] += int(truncated[here].sum())
+                kept = table.filter(pyarrow.compute.equal(side_of_example, side))
+                writers[side].write_table(kept.combine_chunks())
+                for name, count in _counts(kept).items():
+                    counts[side][name] += count
     report = {
         "base": {"name": params.model.base, "sha256": fingerprint(base)},
         "max_tokens": params.encode.max_tokens,
@@ -74,8 +61,17 @@ def run(workspace: Workspace, params: Params) -> None:
     write_json(workspace.reports / "encoding.json", report)
 
 
+def _counts(examples: pyarrow.Table) -> dict[str, int]:
+    return {
+        "rows": len(examples["row"].unique()),
+        "examples": len(examples),
+        "tokens": len(pyarrow.compute.list_flatten(examples["input_ids"])),
+        "truncated": int(examples["truncated"].to_numpy().sum()),
+    }
+
+
 def _tokenizer(base: Path, params: Params) -> Tokenizer:
-    """The base model's own tokenizer, cutting at ``encode.max_tokens``."""
+    """The base model's own tokenizer."""
     file, limit = base / "tokenizer.json", params.encode.max_tokens
     if not file.is_file():
         raise MissingError(f"{params.model.base!r} (model.base) in {base} has no tokenizer.json; name a model with one")
@@ -85,10 +81,7 @@ def _tokenizer(base: Path, params: Params) -> Tokenizer:
             f"encode.max_tokens is {limit}, but {params.model.base!r} (model.base) reads at most {most}; "
             "change one of the two"
         )
-    tokenizer = Tokenizer.from_file(str(file))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(limit)
-    return tokenizer
+    return Tokenizer.from_file(str(file))
 
 
 def _most_tokens(base: Path) -> float:
@@ -97,16 +90,3 @@ def _most_tokens(base: Path) -> float:
     keys = ("max_position_embeddings", "model_max_length")
     limits: list[float] = [fact[key] for fact in facts for key in keys if key in fact]
     return min(limits, default=math.inf)
-
-
-def _tokenize(tokenizer: Tokenizer, texts: list[str], limit: int) -> tuple[pyarrow.Array, numpy.ndarray]:
-    """Token ids as a list array, and which texts did not fit."""
-    encodings = tokenizer.encode_batch_fast(texts)
-    ids = [encoding.ids for encoding in encodings]
-    lengths = numpy.fromiter(map(len, ids), numpy.int32, len(ids))
-    full = numpy.flatnonzero(lengths == limit)
-    truncated = numpy.zeros(len(ids), bool)
-    truncated[full] = [bool(encodings[place].overflowing) for place in full]
-    offsets = numpy.concatenate([[0], lengths.cumsum()]).astype(numpy.int32)
-    flat = numpy.fromiter(itertools.chain.from_iterable(ids), numpy.int32, int(offsets[-1]))
-    return pyarrow.ListArray.from_arrays(pyarrow.array(offsets), pyarrow.array(flat)), truncated

@@ -1,29 +1,29 @@
 """Evaluate: base, candidate, champion and best version on the same test rows, in the same run."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy
-import pyarrow.parquet
+import pandas
 from transformers.utils import logging
 
 from staytuned import tasks
-from staytuned.classifier import Classifier
-from staytuned.data.sides import TEST, TRAIN, row_hashes
+from staytuned.data.sides import TEST, TRAIN, row_hashes, rows_of
 from staytuned.errors import DataError
 from staytuned.files import read_json, write_json
+from staytuned.modelling.examples import Examples
+from staytuned.modelling.intervals import draw, interval, resampled
 from staytuned.models import find_base
-from staytuned.params import Params
+from staytuned.params import Evaluate, Params
+from staytuned.predictor import Predictor
 from staytuned.progress import busy
 from staytuned.stages.evaluate_pages import write_pages
-from staytuned.tasks.intervals import draw, interval, score
-from staytuned.training.baseline import baseline_logits
+from staytuned.tasks import Side, Task
 from staytuned.training.loop import make_deterministic
-from staytuned.training.rows import Rows
 from staytuned.workspace import Workspace
 
 COMPARED = ("base", "champion", "best")  # with the candidate
-METRICS = ("accuracy", "macro_f1")
 
 
 def run(workspace: Workspace, params: Params) -> None:
@@ -35,37 +35,31 @@ def run(workspace: Workspace, params: Params) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     make_deterministic(params.train.seed, params.train.threads)
-    classes = len(params.task.labels)
-    test = Rows(workspace.encoded / f"{TEST}.arrow", classes)
-    train = Rows(workspace.encoded / f"{TRAIN}.arrow", classes)
+    task = tasks.load(params)
+    test, train = (
+        Side(rows_of(workspace, side), Examples.read(workspace.encoded / f"{side}.arrow")) for side in (TEST, TRAIN)
+    )
     base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
     folders = {"candidate": workspace.candidate, **pinned(workspace)}
-    sources, groups, texts = test_rows(workspace)
-    unseen = _unseen(test.names, list(folders.values()))
+    unseen = _unseen(test.frame["row"].tolist(), list(folders.values()))
     if not unseen.any():
         raise DataError(
-            f"each of the {len(test)} test rows was trained on by {', '.join(folders)}; ingest new rows, or set "
+            f"each of the {len(unseen)} test rows was trained on by {', '.join(folders)}; ingest new rows, or set "
             "split.salt back to what it was"
         )
-    logits = {"base": baseline_logits(base, train, test)}
+    said = {"base": task.predict_before(base, train, test)}
     with busy("scoring the test rows"):
         for name, folder in folders.items():
-            logits[name] = Classifier(folder).logits(texts)
-    report = compare(
-        {name: values[unseen] for name, values in logits.items()},
-        test.labels[unseen],
-        [groups[i] for i in numpy.flatnonzero(unseen)],
-        [sources[i] for i in numpy.flatnonzero(unseen)],
-        params,
-    )
+            said[name] = Predictor(folder).predict(test.frame)
+    judged = {name: list(itertools.compress(predictions, unseen)) for name, predictions in said.items()}
+    report = compare(task, judged, test.frame[unseen].reset_index(drop=True), params.evaluate)
     report["test"]["kept_from_judging"] = int((~unseen).sum())
     for name, about in _pin(workspace).items():
         if about and name in report["models"]:
             report["models"][name]["version"] = about["version"]
     write_json(workspace.evaluation / "evaluation.json", report)
     write_pages(workspace, report)
-    candidate = report["models"]["candidate"]
-    short = {name: candidate[name] for name in (*METRICS, "calibration_error")}
+    short = report["models"]["candidate"]["metrics"]
     write_json(workspace.reports / "metrics.json", {name: round(value, 6) for name, value in short.items()})
 
 
@@ -81,72 +75,64 @@ def pinned(workspace: Workspace) -> dict[str, Path]:
     return found
 
 
-def compare(
-    logits: dict[str, numpy.ndarray],
-    truth: numpy.ndarray,
-    groups: list[str],
-    sources: list[str],
-    params: Params,
-) -> dict[str, Any]:
+def compare(task: Task, said: dict[str, list[Any]], frame: pandas.DataFrame, options: Evaluate) -> dict[str, Any]:
     """Metrics of each model, with intervals and a slice per source, and the candidate's paired differences.
 
     Args:
-        logits: By model, shape (rows, classes); ``candidate`` is one of them.
-        truth: Class numbers, shape (rows,).
-        groups: Group of each row: what the bootstrap draws.
-        sources: Source of each row.
-        params: All of params.yaml.
+        task: What is judged by which metrics.
+        said: Predictions by model, one a row; ``candidate`` is one of the models.
+        frame: The rows, whose groups the bootstrap draws.
+        options: The evaluation section of params.yaml.
     """
-    task, options = tasks.load(params), params.evaluate
+    groups = frame["group"].tolist()
     drawn = draw(groups, options.bootstrap, options.seed)
-    models: dict[str, Any] = {}
-    draws = {}
-    for name, values in logits.items():
-        draws[name] = score(truth, values.argmax(axis=1), groups, drawn, values.shape[1])
-        models[name] = task.metrics(truth, values)
-        models[name]["intervals"] = {
-            metric: interval(getattr(draws[name], metric), options.confidence) for metric in METRICS
+    models, draws = dict[str, Any](), dict[str, dict[str, numpy.ndarray]]()
+    for name, predictions in said.items():
+        statistics = task.statistics(frame, predictions)
+        draws[name] = task.measure(resampled(statistics, groups, drawn))
+        models[name] = {
+            "metrics": _floats(task.measure(statistics.sum(axis=0))),
+            "intervals": {metric: interval(values, options.confidence) for metric, values in draws[name].items()},
+            "slices": _slices(task, statistics, frame["source"]),
+            "details": task.details(frame, predictions),
         }
-        models[name]["slices"] = _slices(task, truth, values, sources)
     comparisons = {
         other: {
-            metric: {
-                "difference": models["candidate"][metric] - models[other][metric],
-                "interval": interval(
-                    getattr(draws["candidate"], metric) - getattr(draws[other], metric), options.confidence
-                ),
+            metric.name: {
+                "difference": models["candidate"]["metrics"][metric.name] - models[other]["metrics"][metric.name],
+                "interval": interval(draws["candidate"][metric.name] - draws[other][metric.name], options.confidence),
             }
-            for metric in METRICS
+            for metric in task.metrics
         }
         for other in COMPARED
         if other in models
     }
-    test = {"rows": len(truth), "groups": len(set(groups)), "confidence": options.confidence}
-    return {"test": test, "models": models, "comparisons": comparisons}
+    return {
+        "metrics": [metric._asdict() for metric in task.metrics],
+        "before": task.before,
+        "test": {"rows": len(frame), "groups": len(set(groups)), "confidence": options.confidence},
+        "models": models,
+        "comparisons": comparisons,
+    }
 
 
-def _slices(task: Any, truth: numpy.ndarray, logits: numpy.ndarray, sources: list[str]) -> dict[str, Any]:
+def _slices(task: Task, statistics: numpy.ndarray, sources: pandas.Series) -> dict[str, Any]:
     found = {}
     for source in sorted(set(sources)):
-        here = numpy.array([one == source for one in sources])
-        metrics = task.metrics(truth[here], logits[here])
-        found[source] = {"rows": int(here.sum()), **{name: metrics[name] for name in METRICS}}
+        here = (sources == source).to_numpy()
+        metrics = _floats(task.measure(statistics[here].sum(axis=0)))
+        found[source] = {"rows": int(here.sum()), "metrics": metrics}
     return found
+
+
+def _floats(metrics: dict[str, numpy.ndarray]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def _pin(workspace: Workspace) -> dict[str, Any]:
     file = workspace.pin / "pin.json"
     pin: dict[str, Any] = read_json(file) if file.is_file() else {}
     return pin
-
-
-def test_rows(workspace: Workspace) -> tuple[list[str], list[str], list[str]]:
-    """Sources, groups and texts of the test side, in the order in which it was encoded."""
-    rows = pyarrow.parquet.read_table(workspace.accepted, columns=["source", "text"])
-    split = pyarrow.parquet.read_table(workspace.split, columns=["side", "group"])
-    here = pyarrow.compute.equal(split["side"], TEST)
-    rows, split = rows.filter(here), split.filter(here)
-    return rows["source"].to_pylist(), split["group"].to_pylist(), rows["text"].to_pylist()
 
 
 def _unseen(names: list[str], folders: list[Path]) -> numpy.ndarray:

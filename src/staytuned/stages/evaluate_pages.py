@@ -24,52 +24,57 @@ text-align:right}th:first-child,td:first-child{text-align:left}img{max-width:100
 more were kept out, since a model was trained on them{% endif %}. Ranges are {{ "%.0f" % (100 * test.confidence) }} %
 intervals, bootstrapped by group.</p>
 <h2>Models</h2>
-<table><tr><th>model<th>accuracy<th>macro-F1<th>calibration error</tr>
+<table><tr><th>model{% for metric in metrics %}<th>{{ metric.title }}{% endfor %}</tr>
 {% for name, model in models.items() %}<tr><td>{{ titles[name] }}{% if model.version %}, version {{ model.version }}
-{% endif %}{% for metric in ("accuracy", "macro_f1") %}<td>{{ "%.3f" % model[metric] }}
-<span class="range">{{ "%.3f" % model.intervals[metric][0] }}–{{ "%.3f" % model.intervals[metric][1] }}</span>
-{% endfor %}<td>{{ "%.3f" % model.calibration_error }}</tr>{% endfor %}</table>
+{% endif %}{% for metric in metrics %}<td>{{ "%.3f" % model.metrics[metric.name] }}
+<span class="range">{{ "%.3f" % model.intervals[metric.name][0] }}–{{ "%.3f" % model.intervals[metric.name][1] }}</span>
+{% endfor %}</tr>{% endfor %}</table>
 <h2>Candidate against</h2>
-<table><tr><th><th>accuracy<th>macro-F1</tr>
-{% for name, pair in comparisons.items() %}<tr><td>{{ titles[name] }}{% for metric in ("accuracy", "macro_f1") %}
-<td>{{ "%+.3f" % pair[metric].difference }} <span class="range">{{ "%+.3f" % pair[metric].interval[0] }} to
-{{ "%+.3f" % pair[metric].interval[1] }}</span>{% endfor %}</tr>{% endfor %}</table>
-<h2>Candidate, per class</h2>
-<table><tr><th>class<th>precision<th>recall<th>F1<th>rows</tr>
-{% for name, row in models.candidate.per_class.items() %}<tr><td>{{ name }}<td>{{ "%.3f" % row.precision }}
-<td>{{ "%.3f" % row.recall }}<td>{{ "%.3f" % row.f1 }}<td>{{ row.support }}</tr>{% endfor %}</table>
+<table><tr><th>{% for metric in metrics %}<th>{{ metric.title }}{% endfor %}</tr>
+{% for name, pair in comparisons.items() %}<tr><td>{{ titles[name] }}{% for metric in metrics %}
+<td>{{ "%+.3f" % pair[metric.name].difference }} <span class="range">{{ "%+.3f" % pair[metric.name].interval[0] }} to
+{{ "%+.3f" % pair[metric.name].interval[1] }}</span>{% endfor %}</tr>{% endfor %}</table>
+{% if per_class %}<h2>Candidate, per class</h2>
+<table><tr><th>class{% for column in columns %}<th>{{ column }}{% endfor %}</tr>
+{% for name, row in per_class.items() %}<tr><td>{{ name }}{% for column in columns %}
+<td>{{ row[column] if row[column] is integer else "%.3f" % row[column] }}{% endfor %}</tr>{% endfor %}</table>
+{% endif %}
 <h2>Candidate, per source</h2>
-<table><tr><th>source<th>rows<th>accuracy<th>macro-F1</tr>
+<table><tr><th>source<th>rows{% for metric in metrics %}<th>{{ metric.title }}{% endfor %}</tr>
 {% for name, row in models.candidate.slices.items() %}<tr><td>{{ name }}<td>{{ row.rows }}
-<td>{{ "%.3f" % row.accuracy }}<td>{{ "%.3f" % row.macro_f1 }}</tr>{% endfor %}</table>
+{% for metric in metrics %}<td>{{ "%.3f" % row.metrics[metric.name] }}{% endfor %}</tr>{% endfor %}</table>
 {% for title, picture in pictures.items() %}<h2>{{ title }}</h2><img alt="{{ title }}"
 src="data:image/png;base64,{{ picture }}">{% endfor %}</html>
 """
-TITLES = {
-    "base": "before: frozen embeddings, logistic regression",
-    "candidate": "candidate, fine-tuned",
-    "champion": "champion",
-    "best": "best version ever",
-}
 
 
 def write_pages(workspace: Workspace, report: dict[str, Any]) -> None:
-    """Write ``per_class.csv``, ``confusion.png``, ``learning_curve.png`` and ``report.html``."""
+    """Write ``report.html`` with its pictures, and ``per_class.csv`` where the task tells classes apart."""
     folder = workspace.evaluation
-    candidate = report["models"]["candidate"]
-    with (folder / "per_class.csv").open("w", encoding="utf-8", newline="") as handle:
-        table = csv.writer(handle)
-        table.writerow(["class", "precision", "recall", "f1", "support"])
-        for name, row in candidate["per_class"].items():
-            table.writerow([name, *(f"{row[key]:.6f}" for key in ("precision", "recall", "f1")), row["support"]])
-    _confusion(folder / "confusion.png", list(candidate["per_class"]), candidate["confusion"])
-    _learning_curve(folder / "learning_curve.png", workspace.curve)
-    pictures = {
-        title: base64.b64encode((folder / name).read_bytes()).decode()
-        for title, name in (("Confusion matrix", "confusion.png"), ("Learning curve", "learning_curve.png"))
+    details = report["models"]["candidate"]["details"]
+    per_class, confusion = details.get("per_class", {}), details.get("confusion")
+    columns = list(next(iter(per_class.values()), {}))
+    if per_class:
+        with (folder / "per_class.csv").open("w", encoding="utf-8", newline="") as handle:
+            table = csv.writer(handle)
+            table.writerow(["class", *columns])
+            for name, row in per_class.items():
+                values = (row[column] for column in columns)
+                table.writerow([name, *(value if isinstance(value, int) else f"{value:.6f}" for value in values)])
+    names = {"Learning curve": "learning_curve.png"}
+    if confusion:
+        _confusion(folder / "confusion.png", confusion["labels"], confusion["counts"])
+        names = {"Confusion matrix": "confusion.png"} | names
+    _learning_curve(folder / "learning_curve.png", workspace.curve, report["metrics"][0]["title"])
+    pictures = {title: base64.b64encode((folder / name).read_bytes()).decode() for title, name in names.items()}
+    titles = {
+        "base": f"before: {report['before']}",
+        "candidate": "candidate, fine-tuned",
+        "champion": "champion",
+        "best": "best version ever",
     }
     template = jinja2.Environment(autoescape=True).from_string(PAGE)
-    page = template.render(**report, pictures=pictures, titles=TITLES)
+    page = template.render(**report, per_class=per_class, columns=columns, pictures=pictures, titles=titles)
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
@@ -89,17 +94,18 @@ def _confusion(path: Path, labels: list[str], counts: list[list[int]]) -> None:
     _close(figure, path)
 
 
-def _learning_curve(path: Path, curve: Path) -> None:
+def _learning_curve(path: Path, curve: Path, title: str) -> None:
     with curve.open(encoding="utf-8", newline="") as handle:
         rows = list(csv.DictReader(handle))
     steps = [float(row["step"]) for row in rows]
     figure, (loss, quality) = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for axes, names in (
-        (loss, ("train_loss", "validation_loss")),
-        (quality, ("validation_accuracy", "validation_macro_f1")),
+    for axes, name, label in (
+        (loss, "train_loss", "train loss"),
+        (loss, "validation_loss", "validation loss"),
+        (quality, "validation_score", f"validation {title}"),
     ):
-        for name in names:
-            axes.plot(steps, [float(row[name]) for row in rows], marker="o", label=name.replace("_", " "))
+        axes.plot(steps, [float(row[name]) for row in rows], marker="o", label=label)
+    for axes in (loss, quality):
         axes.set_xlabel("step")
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)

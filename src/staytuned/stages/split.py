@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from staytuned import tasks
 from staytuned.data.groups import place, shared_texts
 from staytuned.data.sides import KEPT_OUT, TEST, TRAIN, VALIDATION
 from staytuned.errors import DataError
@@ -26,14 +27,12 @@ def run(workspace: Workspace, params: Params) -> None:
     pairs = zip(rows, texts, groups, strict=True)
     placed = list(place(track(pairs, len(rows), "splitting"), params.split))
     sides = [item.side for item in placed]
+    classes = tasks.load(params).classes
     report: dict[str, Any] = {
         "rows": len(rows),
         "sides": {side: sides.count(side) for side in (TRAIN, VALIDATION, TEST)},
         "groups": len({item.group for item in placed}),
-        "labels": {
-            side: dict(sorted(Counter(lb for lb, s in zip(labels, sides, strict=True) if s == side).items()))
-            for side in (TRAIN, VALIDATION, TEST)
-        },
+        "labels": {side: _labels(labels, sides, side) if classes else {} for side in (TRAIN, VALIDATION, TEST)},
         "near_duplicates": sum(item.near is not None for item in placed),
         "bridging_rows_kept_out": sides.count(KEPT_OUT),
         "texts_on_two_sides": shared_texts(
@@ -41,21 +40,26 @@ def run(workspace: Workspace, params: Params) -> None:
         ),
     }
     write_json(workspace.reports / "split.json", report)
-    _check(report["labels"], params.task.labels, len(rows))
+    _check(report["sides"], report["labels"], classes)
     with replacing(workspace.split) as temporary:
         split = pyarrow.table({"row": rows, "group": [item.group for item in placed], "side": sides})
         pyarrow.parquet.write_table(split, temporary, **PARQUET)
 
 
-def _check(labels: dict[str, dict[str, int]], wanted: list[str], rows: int) -> None:
+def _labels(labels: list[str], sides: list[str], wanted: str) -> dict[str, int]:
+    return dict(sorted(Counter(label for label, side in zip(labels, sides, strict=True) if side == wanted).items()))
+
+
+def _check(sides: dict[str, int], labels: dict[str, dict[str, int]], wanted: list[str]) -> None:
     """Stop before training on rows that cannot teach the task."""
+    rows = sum(sides.values())
     if rows < len(wanted):
         raise DataError(f"{rows} accepted row(s) for {len(wanted)} labels; ingest more rows")
     found = sorted(set().union(*labels.values()))
-    if len(found) < 2:
+    if wanted and len(found) < 2:
         raise DataError(f"every row has the label {found[0]!r}; ingest rows with other labels of {wanted}")
-    for side, counts in labels.items():
-        if not counts:
+    for side, count in sides.items():
+        if not count:
             raise DataError(f"no row is on the {side} side; ingest more groups, or raise split.{side}")
     missing = [label for label in wanted if label not in labels[TRAIN]]
     if missing:

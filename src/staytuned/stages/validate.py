@@ -15,7 +15,7 @@ import pyarrow.parquet
 
 from staytuned import tasks
 from staytuned.data.batches import Batch, check_manifest, manifest, path_of
-from staytuned.data.contract import Checkpoint
+from staytuned.data.contract import Checkpoint, Contract
 from staytuned.data.data_docs import close_pages
 from staytuned.errors import BudgetError, DataError
 from staytuned.files import PARQUET, replacing, write_json
@@ -75,10 +75,12 @@ def run(workspace: Workspace, params: Params) -> None:
         raise DataError("there is no batch yet; add one with `staytuned ingest FILE`")
     task = tasks.load(params)
     keep = params.ingest.columns.keep
-    columns = ["row", "text", "label", "source", "group", "batch", *keep]
+    columns = ["row", "text", "text_pair", "label", "source", "group", "batch", *keep]
+    told = ["row", "text", "text_pair", "label", "source", "group", "line", *keep]
+    contract = Contract(params.validate_.max_characters, [*told, "problem"], "text_pair" in task.columns, task.labelled)
     schema = pyarrow.schema([(name, pyarrow.string()) for name in columns])
     shutil.rmtree(workspace.data_docs, ignore_errors=True)
-    checkpoint = Checkpoint(task.contract(), workspace.data_docs)
+    checkpoint = Checkpoint(contract, workspace.data_docs)
     everyone, accepted_ids, ids_here, readmitted = Ids(), Ids(), Ids(), set[str]()
     tallies = {batch.batch[:16]: Tally(batch) for batch in batches}
     with (
@@ -87,13 +89,14 @@ def run(workspace: Workspace, params: Params) -> None:
         quarantine_file.open("w", encoding="utf-8", newline="") as quarantine_handle,
     ):
         quarantine = csv.writer(quarantine_handle)
-        quarantine.writerow(["key", "row", "text", "label", "source", "group", *keep, "reasons"])
+        quarantine.writerow(["key", *told, "reasons"])
         with pyarrow.parquet.ParquetWriter(accepted_file, schema, **PARQUET) as accepted:
             for parts in _chunks(workspace, batches, params):
                 frame = pandas.concat([part.frame for part in parts], ignore_index=True)
                 keys = [(part.batch.batch[:16], part.start + i) for part in parts for i in range(len(part.frame))]
                 frame["batch"] = [batch for batch, _ in keys]
                 frame["label"] = task.labels(frame)
+                frame["fault"] = pandas.Series(task.faults(frame), index=frame.index, dtype="object")
                 hashes = pandas.util.hash_array(frame["row"].fillna("").to_numpy(object), categorize=False)
                 first = parts[0]
                 if first.start == 0:
@@ -117,11 +120,8 @@ def run(workspace: Workspace, params: Params) -> None:
                     batch, number = keys[place]
                     tallies[batch].quarantined.append(f"{batch}:{number}")
                     tallies[batch].reasons.update(why.keys())
-                    values: list[Any] = [
-                        frame.at[place, name] for name in ("row", "text", "label", "source", "group", *keep)
-                    ]
-                    told = ["" if pandas.isna(value) else value for value in values]
-                    quarantine.writerow([f"{batch}:{number}", *told, "; ".join(why.values())])
+                    values = frame.loc[place, told].fillna("")
+                    quarantine.writerow([f"{batch}:{number}", *values, "; ".join(why.values())])
         quarantine_handle.flush()
         report = _report(list(tallies.values()), readmitted)
         write_json(workspace.reports / "validation.json", report)

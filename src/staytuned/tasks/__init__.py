@@ -1,9 +1,199 @@
-"""Task adaptation layers: one file a task."""
+"""The contract of a task, and the door to those that are installed. One file here is one task."""
 
-from staytuned.params import Params
-from staytuned.tasks.text_classification import TextClassification
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy
+import pandas
+import pyarrow
+
+from staytuned.data.readers import Format
+from staytuned.entry_points import task_class
+from staytuned.modelling.examples import Examples, list_array
+from staytuned.params import Params, TaskOptions
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
 
 
-def load(params: Params) -> TextClassification:
-    """The task that ``task.name`` names."""
-    return TextClassification(params)
+class Metric(NamedTuple):
+    """One figure of a task."""
+
+    name: str
+    title: str
+    higher_is_better: bool = True
+
+
+class Batch(NamedTuple):
+    """What the model takes, each tensor of shape (examples, ...), and what the loss compares its outputs with."""
+
+    inputs: "dict[str, torch.Tensor]"
+    targets: "torch.Tensor"
+
+    def on(self, device: "torch.device") -> "Batch":
+        """The same on a device."""
+        return Batch({name: tensor.to(device) for name, tensor in self.inputs.items()}, self.targets.to(device))
+
+
+@dataclass(frozen=True)
+class Side:
+    """Rows of one side: as text, one a line of ``frame``, and encoded."""
+
+    frame: pandas.DataFrame
+    examples: Examples
+
+
+class Task(ABC):
+    """A task adaptation layer: columns, contract, encoding, head and loss, decoding, metrics.
+
+    A frame of rows has the columns ``row``, ``text``, ``text_pair``, ``label``, ``source``, ``group``, strings or
+    None; what a label says is the task's own, JSON where it is more than a word. Rows to predict have no label.
+    """
+
+    Options: ClassVar[type[TaskOptions]]  # the section ``task`` of params.yaml
+    columns: ClassVar[tuple[str, ...]] = ("text", "label")  # that must be mapped in ingest.columns
+    labelled: ClassVar[bool] = True  # a row without a label is quarantined
+    formats: ClassVar[dict[str, Format]] = {}  # readers of further endings of files, such as ``.conll``
+    kind: ClassVar[str] = "AutoModel"  # class of transformers that its models are loaded by
+    metrics: ClassVar[tuple[Metric, ...]]  # the first selects the best evaluation, and rules the gate
+    before: ClassVar[str]  # what the fine-tuned model is compared with, in words
+    start: ClassVar[dict[str, Any]]  # params.yaml of a new workspace, where it differs from the example's
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+        self.max_tokens = 0  # of an example; set as the tokenizer is adapted
+
+    # Rows
+
+    def labels(self, frame: pandas.DataFrame) -> pandas.Series:
+        """The label of each row as validation keeps it; null where there is none."""
+        return frame["label"]
+
+    @abstractmethod
+    def faults(self, frame: pandas.DataFrame) -> list[str | None]:
+        """Why each row cannot be used for this task, as ``kind: what it holds``; None where it can."""
+
+    @property
+    def classes(self) -> list[str]:
+        """The labels that a row may have, each needed to train on; empty where labels are open."""
+        return []
+
+    # Examples
+
+    def adapt(self, tokenizer: "Tokenizer", max_tokens: int) -> None:
+        """Set the base model's tokenizer, and the task, to examples of at most ``max_tokens``."""
+        self.max_tokens = max_tokens
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(max_tokens)
+
+    @abstractmethod
+    def encode(self, tokenizer: "Tokenizer", frame: pandas.DataFrame) -> pyarrow.Table:
+        """Examples of rows: ``place`` of the row in the frame, ``input_ids``, ``truncated``, and columns of its own."""
+
+    @abstractmethod
+    def batch(self, examples: Examples, places: list[int], random: numpy.random.Generator | None) -> Batch:
+        """The examples at some places; ``random`` is None where they are judged, not learned from."""
+
+    # Model
+
+    @abstractmethod
+    def model(self, backbone: Any, dropout: float) -> "torch.nn.Module":
+        """The model: what transformers loaded, with the task's head on it, whose weights begin with ``head.``."""
+
+    @abstractmethod
+    def loss(self, outputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+        """Mean loss of a batch."""
+
+    def outputs(self, outputs: "torch.Tensor", batch: Batch) -> list[numpy.ndarray]:
+        """What the model said of each example, without padding."""
+        return list(outputs.float().cpu().numpy())
+
+    # Predictions
+
+    @abstractmethod
+    def decode(self, frame: pandas.DataFrame, examples: Examples, outputs: list[numpy.ndarray]) -> list[Any]:
+        """The prediction for each row of ``frame``, from what the model said of its examples."""
+
+    def predict(
+        self, model: "torch.nn.Module", tokenizer: "Tokenizer", frame: pandas.DataFrame, examples: Examples
+    ) -> list[Any]:
+        """The prediction for each row of ``frame``, whose examples these are; a task that generates does that here."""
+        return self.decode(frame, examples, self.outputs_of(model, examples))
+
+    @abstractmethod
+    def table(self, predictions: list[Any]) -> dict[str, list[Any]]:
+        """Predictions as columns of strings and numbers, the first of them the answer."""
+
+    def say(self, prediction: Any) -> str:
+        """One prediction in one line."""
+        return "\t".join(str(values[0]) for values in self.table([prediction]).values())
+
+    @abstractmethod
+    def predict_before(self, base: Path, train: Side, test: Side) -> list[Any]:
+        """What ``before`` names predicts for the rows of ``test``."""
+
+    # Judgement
+
+    @property
+    def validation_metric(self) -> Metric:
+        """What selects the best evaluation in training."""
+        return self.metrics[0]
+
+    def validation_score(self, frame: pandas.DataFrame, examples: Examples, outputs: list[numpy.ndarray]) -> float:
+        """``validation_metric`` on the validation rows."""
+        return self.score(frame, self.decode(frame, examples, outputs))[self.validation_metric.name]
+
+    @abstractmethod
+    def statistics(self, frame: pandas.DataFrame, predictions: list[Any]) -> numpy.ndarray:
+        """What the metrics are made of, shape (rows, statistics): a metric of rows is a function of their sum."""
+
+    @abstractmethod
+    def measure(self, sums: numpy.ndarray) -> dict[str, numpy.ndarray]:
+        """Each of ``metrics``, shape (...), from sums of statistics, shape (..., statistics)."""
+
+    def details(self, frame: pandas.DataFrame, predictions: list[Any]) -> dict[str, Any]:
+        """For the report: ``per_class`` {class: {column: value}}, ``confusion`` {labels, counts}; or nothing."""
+        return {}
+
+    # Given
+
+    def score(self, frame: pandas.DataFrame, predictions: list[Any]) -> dict[str, float]:
+        """The metrics of predictions."""
+        sums = self.statistics(frame, predictions).sum(axis=0)
+        return {name: float(value) for name, value in self.measure(sums).items()}
+
+    def outputs_of(self, model: "torch.nn.Module", examples: Examples) -> list[numpy.ndarray]:
+        """What a model says of each example, on the model's device, those of like length together."""
+        import torch
+
+        device = next(model.parameters()).device
+        found: dict[int, numpy.ndarray] = {}
+        with torch.inference_mode():
+            for places in examples.batches_by_length():
+                batch = self.batch(examples, places, None).on(device)
+                found.update(zip(places, self.outputs(model(**batch.inputs), batch), strict=True))
+        return [found[place] for place in range(len(examples))]
+
+    def tokenized(self, tokenizer: "Tokenizer", frame: pandas.DataFrame) -> pyarrow.Table:
+        """One example for each row: place, input_ids, truncated; of pairs, where the task is on them, type_ids too."""
+        pairs = "text_pair" in self.columns
+        texts = list(zip(frame["text"], frame["text_pair"], strict=True)) if pairs else frame["text"].tolist()
+        encodings = tokenizer.encode_batch_fast(texts)
+        ids = [encoding.ids for encoding in encodings]
+        lengths = numpy.fromiter(map(len, ids), numpy.int32, len(ids))
+        truncated = numpy.zeros(len(ids), bool)
+        full = numpy.flatnonzero(lengths >= self.max_tokens)
+        truncated[full] = [bool(encodings[place].overflowing) for place in full]
+        columns = {"place": numpy.arange(len(ids)), "input_ids": list_array(ids), "truncated": truncated}
+        if pairs:
+            columns["type_ids"] = list_array([encoding.type_ids for encoding in encodings])
+        return pyarrow.table(columns)
+
+
+def load(params: Params) -> Task:
+    """The task that ``task.name`` names, under the workspace's params."""
+    made: Task = task_class(params.task.name)(params.task)
+    return made

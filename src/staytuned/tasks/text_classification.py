@@ -1,82 +1,217 @@
-"""Text classification, one label of several: columns, contract, labels, metrics."""
+"""Text classification, one label of several."""
 
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy
 import pandas
+import pyarrow
+from pydantic import Field, ValidationInfo, field_validator
 
-from staytuned.data.contract import Contract
-from staytuned.params import Params
+from staytuned.modelling.examples import Examples
+from staytuned.params import Name, Section, TaskOptions, distinct
+from staytuned.tasks import Batch, Metric, Side, Task
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+
+BINS = 15  # of confidence, for the calibration error
 
 
-@dataclass(frozen=True)
-class TextClassification:
-    """The task under the workspace's params."""
+class RatingLabels(Section):
+    """Three labels made from a number: the first below one bound, the last above the other."""
 
-    params: Params
+    column: Name
+    negative_below: float
+    positive_above: float
 
-    def contract(self) -> Contract:
-        """What a row must be to be used."""
-        return Contract(
-            labels=self.params.task.labels,
-            max_characters=self.params.validate_.max_characters,
-            columns=["row", "text", "label", "source", "group", "problem", *self.params.ingest.columns.keep],
-        )
+    @field_validator("positive_above")
+    @classmethod
+    def _ordered(cls, value: float, info: ValidationInfo) -> float:
+        below = info.data.get("negative_below")
+        if below is not None and value < below:
+            raise ValueError(
+                f"is {value}, under task.label_from_rating.negative_below, which is {below}; one of the two must change"
+            )
+        return value
+
+
+class Options(TaskOptions):
+    """Labels in their order, and the number that they are made from, if they are."""
+
+    labels: Annotated[list[Name], Field(min_length=2)]
+    label_from_rating: RatingLabels | None
+
+    @field_validator("labels")
+    @classmethod
+    def _once(cls, value: list[str]) -> list[str]:
+        return distinct(value)
+
+    @classmethod
+    def contradictions(cls, raw: dict[str, Any]) -> list[str]:
+        """A label has one origin."""
+        rating, labels = raw["task"]["label_from_rating"], raw["task"]["labels"]
+        label, keep = raw["ingest"]["columns"]["label"], raw["ingest"]["columns"]["keep"]
+        found = []
+        if (rating is None) == (label is None):
+            both = "are both null" if label is None else "are both set"
+            found.append(
+                f"ingest.columns.label and task.label_from_rating {both}; a label has one origin, so set exactly one"
+            )
+        if rating is not None and isinstance(labels, list) and len(labels) != 3:
+            found.append(
+                f"task.label_from_rating: needs three labels, but task.labels has {len(labels)}; change one of the two"
+            )
+        column = rating.get("column") if isinstance(rating, dict) else None
+        if column and isinstance(keep, list) and column not in keep:
+            found.append(
+                f"task.label_from_rating.column: is {column!r}, which ingest.columns.keep lacks; add it there, or name "
+                "another column"
+            )
+        return found
+
+
+class TextClassification(Task):
+    """The mean of the encoder's states under a linear head; a prediction is a row of probabilities."""
+
+    Options = Options
+    columns = ("text",)
+    metrics = (
+        Metric("macro_f1", "macro-F1"),
+        Metric("accuracy", "accuracy"),
+        Metric("calibration_error", "calibration error", higher_is_better=False),
+    )
+    before = "frozen embeddings, logistic regression"
+    start = {"task": {"labels": ["negative", "neutral", "positive"], "label_from_rating": None}}
+
+    @property
+    def classes(self) -> list[str]:
+        """The labels of the params."""
+        labels: list[str] = self.options.labels
+        return labels
 
     def labels(self, frame: pandas.DataFrame) -> pandas.Series:
-        """The label of each row: its column, or made from its rating; null where there is none."""
-        rule = self.params.task.label_from_rating
+        """Its column, or made from its rating."""
+        rule = self.options.label_from_rating
         if rule is None:
             return frame["label"]
         rating = pandas.to_numeric(frame[rule.column], errors="coerce")
-        negative, neutral, positive = self.params.task.labels
+        negative, neutral, positive = self.classes
         label = pandas.Series(neutral, index=frame.index, dtype="str")
         label = label.mask(rating < rule.negative_below, negative).mask(rating > rule.positive_above, positive)
         return label.where(rating.notna())
 
-    def metrics(self, truth: numpy.ndarray, logits: numpy.ndarray) -> dict[str, Any]:
-        """What one model achieves on rows.
+    def faults(self, frame: pandas.DataFrame) -> list[str | None]:
+        """A label that the params do not know."""
+        known = f"label is none of {', '.join(self.classes)}"
+        good = frame["label"].isin(self.classes) | frame["label"].isna()
+        return [None if fine else f"{known}: {label!r}" for fine, label in zip(good, frame["label"], strict=True)]
 
-        Args:
-            truth: Class numbers, shape (rows,).
-            logits: Shape (rows, classes).
+    def encode(self, tokenizer: "Tokenizer", frame: pandas.DataFrame) -> pyarrow.Table:
+        """Token ids, and the number of the class, -1 where there is none."""
+        return self.tokenized(tokenizer, frame).append_column("class", [self._numbers(frame)])
 
-        Returns:
-            accuracy; macro_f1 over the classes that occur in the truth; calibration_error (expected, 15 bins of
-            equal width; Guo et al. 2017, section 3); per_class precision, recall, F1, support; confusion, rows
-            being the truth.
-        """
-        names = self.params.task.labels
-        predicted = logits.argmax(axis=1)
-        confusion = numpy.zeros((len(names), len(names)), dtype=int)
-        numpy.add.at(confusion, (truth, predicted), 1)
-        precision, recall, f1 = per_class(confusion)
-        support = confusion.sum(axis=1)
+    def _numbers(self, frame: pandas.DataFrame) -> numpy.ndarray:
+        return pandas.Index(self.classes).get_indexer(pandas.Index(frame["label"])).astype(numpy.int16)
+
+    def batch(self, examples: Examples, places: list[int], random: numpy.random.Generator | None) -> Batch:
+        """Token ids and their mask; class numbers."""
+        import torch
+
+        from staytuned.modelling.heads import mask_of, padded
+
+        ids = examples.lists("input_ids", places)
+        inputs = {"input_ids": padded(ids), "attention_mask": mask_of(ids)}
+        if "text_pair" in self.columns:
+            inputs["token_type_ids"] = padded(examples.lists("type_ids", places))
+        return Batch(inputs, torch.from_numpy(examples.column("class")[places]).long())
+
+    def model(self, backbone: Any, dropout: float) -> "torch.nn.Module":
+        """A linear head on the mean of the states."""
+        from staytuned.modelling.heads import PooledHead
+
+        return PooledHead(backbone, len(self.classes), dropout)
+
+    def loss(self, outputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+        """Cross-entropy."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(outputs, targets)
+
+    def decode(self, frame: pandas.DataFrame, examples: Examples, outputs: list[numpy.ndarray]) -> list[Any]:
+        """Probabilities of the classes, float64."""
+        return list(softmax(numpy.stack(outputs).astype(numpy.float64)))
+
+    def table(self, predictions: list[Any]) -> dict[str, list[Any]]:
+        """The likeliest label, and the probability of each."""
+        values = numpy.stack(predictions)
+        labels = [self.classes[best] for best in values.argmax(axis=1)]
+        return {"label": labels} | {name: values[:, i].tolist() for i, name in enumerate(self.classes)}
+
+    def say(self, prediction: Any) -> str:
+        """The label and its probability."""
+        return f"{self.classes[prediction.argmax()]}\t{prediction.max():.3f}"
+
+    def predict_before(self, base: Path, train: Side, test: Side) -> list[Any]:
+        """By a logistic regression on the base model's embeddings."""
+        from staytuned.modelling.embeddings import probabilities_before
+
+        truth = train.examples.column("class")
+        return list(probabilities_before(base, train.examples, truth, test.examples, len(self.classes)))
+
+    def statistics(self, frame: pandas.DataFrame, predictions: list[Any]) -> numpy.ndarray:
+        """Of each class hits, predicted and actual; of each bin of confidence how many are right, and confidence."""
+        values, truth = numpy.stack(predictions), self._numbers(frame)
+        predicted, one = values.argmax(axis=1), numpy.eye(len(self.classes))
+        right = predicted == truth
+        confidence = values.max(axis=1)
+        bins = numpy.eye(BINS)[numpy.minimum((confidence * BINS).astype(int), BINS - 1)]
+        parts = [
+            one[truth] * right[:, None],
+            one[predicted],
+            one[truth],
+            bins * right[:, None],
+            bins * confidence[:, None],
+        ]
+        return numpy.concatenate(parts, axis=1)
+
+    def measure(self, sums: numpy.ndarray) -> dict[str, numpy.ndarray]:
+        """Macro-F1 over the classes that occur; accuracy; expected calibration error (Guo et al. 2017, section 3)."""
+        count = len(self.classes)
+        hits, predicted, actual = (sums[..., i * count : (i + 1) * count] for i in range(3))
+        right, confidence = sums[..., 3 * count : 3 * count + BINS], sums[..., 3 * count + BINS :]
+        rows, occurs = actual.sum(axis=-1), actual > 0
+        f1 = per_class(hits, predicted, actual)[2]
         return {
-            "accuracy": float((truth == predicted).mean()),
-            "macro_f1": float(f1[support > 0].mean()),
-            "calibration_error": calibration_error(truth, logits),
+            "macro_f1": (f1 * occurs).sum(axis=-1) / occurs.sum(axis=-1),
+            "accuracy": hits.sum(axis=-1) / rows,
+            "calibration_error": numpy.abs(right - confidence).sum(axis=-1) / rows,
+        }
+
+    def details(self, frame: pandas.DataFrame, predictions: list[Any]) -> dict[str, Any]:
+        """Precision, recall and F1 of each class; how often each class was taken for each other."""
+        count = len(self.classes)
+        confusion = numpy.zeros((count, count), dtype=int)
+        numpy.add.at(confusion, (self._numbers(frame), numpy.stack(predictions).argmax(axis=1)), 1)
+        hits, predicted, actual = confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)
+        rows = zip(self.classes, *per_class(hits, predicted, actual), actual, strict=True)
+        return {
             "per_class": {
-                name: {
-                    "precision": float(precision[i]),
-                    "recall": float(recall[i]),
-                    "f1": float(f1[i]),
-                    "support": int(support[i]),
-                }
-                for i, name in enumerate(names)
+                name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
+                for name, p, r, f, n in rows
             },
-            "confusion": confusion.tolist(),
+            "confusion": {"labels": self.classes, "counts": confusion.tolist()},
         }
 
 
-def per_class(confusion: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
-    """Precision, recall and F1 of each class, shape (..., classes), from counts of shape (..., truth, predicted).
+def per_class(
+    hits: numpy.ndarray, predicted: numpy.ndarray, actual: numpy.ndarray
+) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
+    """Precision, recall and F1 from counts, all of shape (..., classes).
 
     A class that is never predicted has precision 0, one that never occurs has recall 0.
     """
-    hits = numpy.diagonal(confusion, axis1=-2, axis2=-1)
-    predicted, actual = confusion.sum(axis=-2), confusion.sum(axis=-1)
     precision = hits / numpy.maximum(predicted, 1)
     recall = hits / numpy.maximum(actual, 1)
     return precision, recall, 2 * hits / numpy.maximum(predicted + actual, 1)
@@ -87,13 +222,3 @@ def softmax(logits: numpy.ndarray) -> numpy.ndarray:
     powers: numpy.ndarray = numpy.exp(logits - logits.max(axis=1, keepdims=True))
     powers /= powers.sum(axis=1, keepdims=True)
     return powers
-
-
-def calibration_error(truth: numpy.ndarray, logits: numpy.ndarray, bins: int = 15) -> float:
-    """Mean distance between confidence and accuracy, weighted by the rows in each bin of confidence."""
-    probabilities = softmax(logits.astype(numpy.float64))
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == truth
-    place = numpy.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = numpy.bincount(place, right, bins) - numpy.bincount(place, confidence, bins)
-    return float(numpy.abs(gaps).sum() / len(truth))

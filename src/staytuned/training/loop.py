@@ -11,10 +11,11 @@ from typing import Any
 import numpy
 import torch
 
-from staytuned.classifier import padded
 from staytuned.errors import MissingError, TrainingError
+from staytuned.modelling.examples import Examples
 from staytuned.params import Train
-from staytuned.training.rows import Rows, shuffled_batches
+from staytuned.tasks import Batch, Side, Task
+from staytuned.training.order import shuffled_batches
 
 Weights = dict[str, torch.Tensor]
 
@@ -28,8 +29,7 @@ class Point:
     train_loss: float  # mean since the last evaluation
     learning_rate: float
     validation_loss: float
-    validation_accuracy: float
-    validation_macro_f1: float
+    validation_score: float  # the task's validation metric
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -53,22 +53,22 @@ def make_deterministic(seed: int, threads: int) -> None:
 
 
 def fit(
+    task: Task,
     model: torch.nn.Module,
-    train: Rows,
-    validation: Rows,
+    train: Examples,
+    validation: Side,
     params: Train,
-    metrics: Callable[[numpy.ndarray, numpy.ndarray], dict[str, Any]],
     seen: Callable[[Point], None],
     step_done: Callable[[], None],
 ) -> tuple[Weights, Point]:
     """Fine-tune ``model``; returns the weights and the point of its best evaluation.
 
     Args:
-        model: Takes ``input_ids`` and ``attention_mask``; gives logits, shape (rows, classes).
-        train: Rows to learn from.
+        task: Makes the batches, the loss and the score.
+        model: Takes the inputs of the task's batches.
+        train: Examples to learn from.
         validation: Rows that decide which evaluation is best and when to stop.
         params: The training section of params.yaml.
-        metrics: Truth and logits to accuracy and macro_f1.
         seen: Called with each point as it is measured.
         step_done: Called after each step.
 
@@ -82,17 +82,17 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_decay(steps, params.warmup))
     per_epoch = steps // params.epochs
     evaluate_at = {round(per_epoch * k / params.evaluations_per_epoch) for k in range(1, steps + 1)}
+    sign = 1 if task.validation_metric.higher_is_better else -1
     best: tuple[Weights, Point] | None = None
     since_best, losses = 0, list[tuple[list[int], torch.Tensor]]()
     for step, places in enumerate(_all_batches(train, params), 1):
         optimizer.zero_grad(set_to_none=True)
-        inputs = _inputs(train, places, device)
-        truth = torch.from_numpy(train.labels[places]).to(device)
-        loss = _backward(model, inputs, truth)
+        batch = task.batch(train, places, numpy.random.default_rng([params.seed, step])).on(device)
+        loss = _backward(task, model, batch)
         if params.sharpness:
             with uphill(model, params.sharpness):
                 optimizer.zero_grad(set_to_none=True)
-                _backward(model, inputs, truth)
+                _backward(task, model, batch)
         torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip)
         optimizer.step()
         schedule.step()
@@ -102,12 +102,12 @@ def fit(
             continue
         mean = _mean_loss(losses, train, step)
         losses.clear()
-        loss_here, found = validate(model, validation, metrics, device)
+        loss_here, score = validate(task, model, validation, device)
         rate = float(schedule.get_last_lr()[0])
-        point = Point(step, step / per_epoch, mean, rate, loss_here, found["accuracy"], found["macro_f1"])
+        point = Point(step, step / per_epoch, mean, rate, loss_here, score)
         seen(point)
         since_best += 1
-        if best is None or point.validation_macro_f1 > best[1].validation_macro_f1:
+        if best is None or sign * (point.validation_score - best[1].validation_score) > 0:
             weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
             best, since_best = (weights, point), 0
         if since_best >= params.patience:
@@ -116,12 +116,12 @@ def fit(
     return best
 
 
-def _mean_loss(losses: list[tuple[list[int], torch.Tensor]], rows: Rows, step: int) -> float:
+def _mean_loss(losses: list[tuple[list[int], torch.Tensor]], examples: Examples, step: int) -> float:
     """Mean loss of the batches up to ``step``; looked at only now, since on a GPU each look waits for the device."""
     values = torch.stack([loss for _, loss in losses]).tolist()
     for back, (value, (places, _)) in enumerate(zip(values, losses, strict=True), 1 - len(values)):
         if not math.isfinite(value):
-            names = [rows.names[place] for place in places]
+            names = [examples.names[place] for place in places]
             raise TrainingError(
                 f"the loss is {value} at step {step + back}, whose batch held the rows {names}; "
                 "lower train.learning_rate, or look at these rows"
@@ -129,26 +129,25 @@ def _mean_loss(losses: list[tuple[list[int], torch.Tensor]], rows: Rows, step: i
     return float(numpy.mean(values))
 
 
-def steps_in(rows: int, params: Train) -> int:
+def steps_in(examples: int, params: Train) -> int:
     """Steps of a whole training, if nothing stops it early."""
-    return params.epochs * math.ceil(rows / params.batch_size)
+    return params.epochs * math.ceil(examples / params.batch_size)
 
 
 @torch.inference_mode()
-def validate(
-    model: torch.nn.Module,
-    rows: Rows,
-    metrics: Callable[[numpy.ndarray, numpy.ndarray], dict[str, Any]],
-    device: torch.device,
-) -> tuple[float, dict[str, Any]]:
-    """Mean loss and metrics on ``rows``."""
+def validate(task: Task, model: torch.nn.Module, side: Side, device: torch.device) -> tuple[float, float]:
+    """Mean loss of the examples, and the task's validation metric on the rows, of a side."""
     model.eval()
-    logits = numpy.zeros((len(rows), rows.classes), numpy.float32)
-    for places in rows.batches_by_length():
-        logits[places] = model(**_inputs(rows, places, device)).float().cpu().numpy()
+    outputs: dict[int, numpy.ndarray] = {}
+    loss = 0.0
+    for places in side.examples.batches_by_length():
+        batch = task.batch(side.examples, places, None).on(device)
+        said = model(**batch.inputs)
+        loss += float(task.loss(said.float(), batch.targets)) * len(places)
+        outputs.update(zip(places, task.outputs(said, batch), strict=True))
     model.train()
-    loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(rows.labels))
-    return float(loss), metrics(rows.labels, logits)
+    in_order = [outputs[place] for place in range(len(outputs))]
+    return loss / len(outputs), task.validation_score(side.frame, side.examples, in_order)
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:
@@ -156,16 +155,10 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
-def _inputs(rows: Rows, places: list[int], device: torch.device) -> dict[str, torch.Tensor]:
-    """What the model takes of a batch."""
-    ids, mask = padded([rows.ids(place) for place in places])
-    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-
-
-def _backward(model: torch.nn.Module, inputs: dict[str, torch.Tensor], truth: torch.Tensor) -> torch.Tensor:
+def _backward(task: Task, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """The loss on a batch; its gradient is left in the parameters."""
-    with autocast(truth.device):
-        loss = torch.nn.functional.cross_entropy(model(**inputs).float(), truth)
+    with autocast(batch.targets.device):
+        loss = task.loss(model(**batch.inputs).float(), batch.targets)
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
@@ -189,9 +182,9 @@ def uphill(model: torch.nn.Module, radius: float) -> Iterator[None]:
             weight.sub_(step)
 
 
-def _all_batches(rows: Rows, params: Train) -> Iterator[list[int]]:
+def _all_batches(examples: Examples, params: Train) -> Iterator[list[int]]:
     for epoch in range(params.epochs):
-        yield from shuffled_batches(rows.lengths, params.batch_size, seed=[params.seed, epoch])
+        yield from shuffled_batches(examples.lengths, params.batch_size, seed=[params.seed, epoch])
 
 
 def _parameter_groups(model: torch.nn.Module, params: Train) -> list[dict[str, Any]]:

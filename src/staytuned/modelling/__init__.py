@@ -1,0 +1,1 @@
+"""What tasks are made of: encoded examples, heads, embeddings, intervals."""
