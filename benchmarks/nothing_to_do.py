@@ -41,9 +41,7 @@ def main(rounds: int) -> bool:
 def finished_road(folder: Path, count: int, rows: int) -> Workspace:
     """A workspace with ``count`` batches of ``rows`` rows, whose road has been run."""
     workspace = make_workspace(folder)
-    set_params(
-        workspace, train__epochs=1, train__evaluations_per_epoch=1, gate__min_accuracy=0.0, gate__min_macro_f1=0.0
-    )
+    set_params(workspace, train__epochs=1, train__evaluations_per_epoch=1, gate__bounds={})
     params = Params.read(workspace.params)
     file = folder / "data" / "rows.csv"
     for number in range(count):  # as `staytuned ingest` does, but DVC is told once, of all

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy
 import torch
+from staytuned.classifier import Classifier, padded
+from staytuned.training.baseline import baseline_logits
+from staytuned.training.rows import Rows
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from staytuned import tasks
-from staytuned.classifier import Classifier, padded
 from staytuned.data import batches, example
 from staytuned.data.readers import Reader
 from staytuned.data.sides import TEST, TRAIN, VALIDATION
@@ -28,9 +30,7 @@ from staytuned.models import find_base
 from staytuned.params import Params
 from staytuned.stages import encode, split, train, validate
 from staytuned.stages.evaluate import test_rows
-from staytuned.training.baseline import baseline_logits
 from staytuned.training.loop import make_deterministic
-from staytuned.training.rows import Rows
 from staytuned.workspace import Workspace
 
 SALTS = (1, 2, 3, 4, 5)

@@ -174,7 +174,7 @@ def test_bad_rows_within_the_budget_are_quarantined_with_their_reasons(tmp_path:
         "has no id": 2,
     }
     told = workspace.quarantine.read_text(encoding="utf-8")
-    values = ("label 'meh'", "id 'shop:0-7'", "id 'shop:0-8'", "line 306 holds bytes", "line 104 is not valid JSON")
+    values = (": 'meh'", "id 'shop:0-7'", "id 'shop:0-8'", "line 306 holds bytes", "line 104 is not valid JSON")
     assert [value for value in (*values, "3 fields where the header has 5") if value not in told] == []
 
 

@@ -13,10 +13,10 @@ from tiny import make_rows, make_workspace, set_params
 from staytuned.data.sides import KEPT_OUT, TEST, TRAIN, VALIDATION
 from staytuned.errors import MissingError, ParamsError
 from staytuned.files import read_json, sha256
+from staytuned.modelling.examples import Examples
 from staytuned.models import fingerprint
 from staytuned.params import Params
 from staytuned.stages import encode
-from staytuned.training.rows import Rows
 from staytuned.workspace import Workspace
 
 CLASSES = 3
@@ -42,8 +42,13 @@ def run(workspace: Workspace, texts: list[str], sides: list[str], max_tokens: in
     return report
 
 
-def rows_of(workspace: Workspace, side: str) -> Rows:
-    return Rows(workspace.encoded / f"{side}.arrow", CLASSES)
+def examples_of(workspace: Workspace, side: str) -> Examples:
+    return Examples.read(workspace.encoded / f"{side}.arrow")
+
+
+def ids_at(examples: Examples, place: int) -> list[int]:
+    ids: list[int] = examples.lists("input_ids", [place])[0].tolist()
+    return ids
 
 
 def ids_of(workspace: Workspace, *pieces: str) -> list[int]:
@@ -64,7 +69,7 @@ def ids_of(workspace: Workspace, *pieces: str) -> list[int]:
 def test_a_text_becomes_exactly_these_ids(workspace: Workspace, text: str, pieces: tuple[str, ...]) -> None:
     run(workspace, [text], [TRAIN])
     expected = ids_of(workspace, "[CLS]", *pieces, "[SEP]")
-    assert rows_of(workspace, TRAIN).ids(0).tolist() == expected
+    assert ids_at(examples_of(workspace, TRAIN), 0) == expected
 
 
 def test_what_does_not_fit_is_cut_and_counted_and_what_just_fits_is_not(workspace: Workspace) -> None:
@@ -73,13 +78,13 @@ def test_what_does_not_fit_is_cut_and_counted_and_what_just_fits_is_not(workspac
     texts = [" ".join(words[:length]) for length in lengths]
     sides = [TRAIN, TRAIN, TRAIN, TRAIN, TEST, TEST, KEPT_OUT]
     report = run(workspace, texts, sides, max_tokens=8)
-    assert rows_of(workspace, TRAIN).ids(3).tolist() == ids_of(workspace, "[CLS]", *words[:6], "[SEP]")
-    assert rows_of(workspace, TRAIN).lengths.tolist() == [3, 7, 8, 8]
-    assert rows_of(workspace, TEST).lengths.tolist() == [8, 8]
+    assert ids_at(examples_of(workspace, TRAIN), 3) == ids_of(workspace, "[CLS]", *words[:6], "[SEP]")
+    assert examples_of(workspace, TRAIN).lengths.tolist() == [3, 7, 8, 8]
+    assert examples_of(workspace, TEST).lengths.tolist() == [8, 8]
     assert report["sides"] == {
-        TRAIN: {"rows": 4, "tokens": 26, "truncated": 1},
-        VALIDATION: {"rows": 0, "tokens": 0, "truncated": 0},
-        TEST: {"rows": 2, "tokens": 16, "truncated": 1},
+        TRAIN: {"rows": 4, "examples": 4, "tokens": 26, "truncated": 1},
+        VALIDATION: {"rows": 0, "examples": 0, "tokens": 0, "truncated": 0},
+        TEST: {"rows": 2, "examples": 2, "tokens": 16, "truncated": 1},
     }
 
 
@@ -88,15 +93,15 @@ def test_rows_keep_their_order_label_and_side_across_chunks(workspace: Workspace
     texts = [row["text"] for row in make_rows(count)]
     sides = [side for side, _ in zip(cycle([TRAIN, TEST, TRAIN, KEPT_OUT, VALIDATION]), texts, strict=False)]
     report = run(workspace, texts, sides)
-    found = {side: rows_of(workspace, side) for side in (TRAIN, VALIDATION, TEST)}
+    found = {side: examples_of(workspace, side) for side in (TRAIN, VALIDATION, TEST)}
     for side, rows in found.items():
         expected = [number for number in range(count) if sides[number] == side]
         assert rows.names == [str(number) for number in expected]
-        assert rows.labels.tolist() == [number % CLASSES for number in expected]
+        assert rows.column("class").tolist() == [number % CLASSES for number in expected]
         assert report["sides"][side]["rows"] == len(expected)
     last = len(found[TRAIN]) - 1
     word = texts[int(found[TRAIN].names[last])].split()[0]
-    assert found[TRAIN].ids(last)[1] == ids_of(workspace, word)[0]
+    assert ids_at(found[TRAIN], last)[1] == ids_of(workspace, word)[0]
 
 
 def test_the_same_rows_give_the_same_bytes_and_the_report_names_the_base_by_its_content(workspace: Workspace) -> None:

@@ -12,10 +12,8 @@ from staytuned.params import Gate
 from staytuned.registry.gate import Decision, Standing, decide
 
 POLICY = Gate(
-    min_accuracy=0.6,
-    min_macro_f1=0.5,
+    bounds={"accuracy": 0.6, "macro_f1": 0.5, "calibration_error": 0.2},
     min_gain=0.05,
-    max_calibration_error=0.2,
     margin=0.02,
     min_test_rows=100,
 )
@@ -30,16 +28,22 @@ Report = dict[str, Any]
 def report(**differences: tuple[float, float]) -> Report:
     """A good candidate's report, with intervals of the macro-F1 difference to champion and best."""
     found: Report = {
+        "metrics": [
+            {"name": "macro_f1", "title": "macro-F1", "higher_is_better": True},
+            {"name": "accuracy", "title": "accuracy", "higher_is_better": True},
+            {"name": "calibration_error", "title": "calibration error", "higher_is_better": False},
+        ],
+        "before": "frozen embeddings",
         "test": {"rows": 200},
         "models": {
-            "candidate": {"accuracy": 0.8, "macro_f1": 0.75, "calibration_error": 0.05},
-            "base": {"accuracy": 0.7, "macro_f1": 0.6, "calibration_error": 0.05},
+            "candidate": {"metrics": {"accuracy": 0.8, "macro_f1": 0.75, "calibration_error": 0.05}},
+            "base": {"metrics": {"accuracy": 0.7, "macro_f1": 0.6, "calibration_error": 0.05}},
         },
         "comparisons": {},
     }
     versions = {"champion": 6 if "best" in differences else 4, "best": 4}
     for name, (low, high) in differences.items():
-        found["models"][name] = {"accuracy": 0.8, "macro_f1": 0.75, "version": versions[name]}
+        found["models"][name] = {"metrics": {"accuracy": 0.8, "macro_f1": 0.75}, "version": versions[name]}
         found["comparisons"][name] = {"macro_f1": {"difference": (low + high) / 2, "interval": [low, high]}}
     return found
 
@@ -53,6 +57,13 @@ def with_value(found: Report, path: str, value: Any) -> Report:
         place = place[section]
     place[key] = value
     return changed
+
+
+def with_candidate(**metrics: float) -> Report:
+    """A first candidate's report with other values of some metrics."""
+    found = report()
+    found["models"]["candidate"]["metrics"].update(metrics)
+    return found
 
 
 def without(found: Report, path: str) -> Report:
@@ -70,22 +81,32 @@ def without(found: Report, path: str) -> Report:
     ("evidence", "standing", "outcome", "reason"),
     [
         # a first model needs no champion, but must clear the floors
-        (report(), FIRST, "PROMOTE", "accuracy 0.800 ≥ gate.min_accuracy 0.6"),
-        (with_value(report(), "models.candidate.accuracy", 0.59), FIRST, "BLOCK", "accuracy 0.590 < gate.min_accuracy"),
-        (with_value(report(), "models.candidate.macro_f1", 0.49), FIRST, "BLOCK", "macro-F1 0.490 < gate.min_macro_f1"),
-        (with_value(report(), "models.base.accuracy", 0.76), FIRST, "BLOCK", "embeddings 0.040 < gate.min_gain 0.05"),
+        (report(), FIRST, "PROMOTE", "accuracy 0.800 ≥ gate.bounds.accuracy 0.6"),
+        (with_candidate(accuracy=0.59), FIRST, "BLOCK", "accuracy 0.590 < gate.bounds.accuracy"),
         (
-            with_value(report(), "models.candidate.calibration_error", 0.21),
+            with_candidate(macro_f1=0.49),
             FIRST,
             "BLOCK",
-            "calibration error 0.210 > gate.max_calibration_error 0.2",
+            "macro-F1 0.490 < gate.bounds.macro_f1",
+        ),
+        (
+            with_value(report(), "models.base.metrics.macro_f1", 0.71),
+            FIRST,
+            "BLOCK",
+            "macro-F1, better than frozen embeddings by 0.040 < gate.min_gain 0.05",
+        ),
+        (
+            with_value(report(), "models.candidate.metrics.calibration_error", 0.21),
+            FIRST,
+            "BLOCK",
+            "calibration error 0.210 > gate.bounds.calibration_error 0.2",
         ),
         # a floor that is just reached is cleared
         (
-            with_value(report(), "models.candidate.macro_f1", 0.5),
+            with_value(with_candidate(macro_f1=0.5), "models.base.metrics.macro_f1", 0.4),
             FIRST,
             "PROMOTE",
-            "macro-F1 0.500 ≥ gate.min_macro_f1",
+            "macro-F1 0.500 ≥ gate.bounds.macro_f1",
         ),
         # a later model must not be inferior to the champion
         (report(champion=(0.01, 0.03)), SECOND, "PROMOTE", "macro-F1 +0.020 against champion 4 (+0.010 to +0.030)"),
@@ -100,10 +121,10 @@ def without(found: Report, path: str) -> Report:
         # one reason to block outweighs one to hold, and a floor outweighs any champion
         (report(champion=(-0.03, 0.01), best=(-0.03, -0.01)), LATER, "BLOCK", "worse"),
         (
-            with_value(report(champion=(0.1, 0.2)), "models.candidate.accuracy", 0.5),
+            with_value(report(champion=(0.1, 0.2)), "models.candidate.metrics.accuracy", 0.5),
             SECOND,
             "BLOCK",
-            "gate.min_accuracy",
+            "gate.bounds.accuracy",
         ),
     ],
 )
@@ -114,18 +135,19 @@ def test_decisions(evidence: Report, standing: Standing, outcome: str, reason: s
 
 
 def test_all_that_blocks_is_told() -> None:
-    bad = with_value(report(champion=(-0.3, -0.1)), "models.candidate.accuracy", 0.5)
-    assert len(decide(bad, SECOND, POLICY).reasons) == 3  # floor, gain, champion
+    bad = with_value(report(champion=(-0.3, -0.1)), "models.candidate.metrics.accuracy", 0.5)
+    assert len(decide(bad, SECOND, POLICY).reasons) == 2  # floor, champion
 
 
 NEEDED = [
+    "metrics",
     "models",
     "models.candidate",
-    "models.candidate.accuracy",
-    "models.candidate.macro_f1",
-    "models.candidate.calibration_error",
+    "models.candidate.metrics.accuracy",
+    "models.candidate.metrics.macro_f1",
+    "models.candidate.metrics.calibration_error",
     "models.base",
-    "models.base.accuracy",
+    "models.base.metrics.macro_f1",
     "models.champion",
     "models.champion.version",
     "models.best",
@@ -156,10 +178,10 @@ def test_missing_evidence_blocks(path: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "models.candidate.accuracy",
-        "models.candidate.macro_f1",
-        "models.candidate.calibration_error",
-        "models.base.accuracy",
+        "models.candidate.metrics.accuracy",
+        "models.candidate.metrics.macro_f1",
+        "models.candidate.metrics.calibration_error",
+        "models.base.metrics.macro_f1",
         "comparisons.champion.macro_f1.difference",
         "test.rows",
     ],
@@ -202,8 +224,8 @@ def evidence(draw: st.DrawFn, standing: Standing) -> Report:
     names = [] if standing == FIRST else ["champion"] if standing == SECOND else ["champion", "best"]
     found = report(**{name: draw(intervals) for name in names})
     for metric in ("accuracy", "macro_f1", "calibration_error"):
-        found["models"]["candidate"][metric] = draw(shares)
-    found["models"]["base"]["accuracy"] = draw(shares)
+        found["models"]["candidate"]["metrics"][metric] = draw(shares)
+    found["models"]["base"]["metrics"]["macro_f1"] = draw(shares)
     found["test"]["rows"] = draw(st.integers(90, 110))
     return found
 
@@ -212,11 +234,11 @@ def evidence(draw: st.DrawFn, standing: Standing) -> Report:
 def test_more_against_the_candidate_never_helps_it(data: st.DataObject, standing: Standing) -> None:
     before = data.draw(evidence(standing))
     after = deepcopy(before)
-    candidate, base = after["models"]["candidate"], after["models"]["base"]
+    candidate, base = (after["models"][name]["metrics"] for name in ("candidate", "base"))
     candidate["accuracy"] -= data.draw(steps)
     candidate["macro_f1"] -= data.draw(steps)
     candidate["calibration_error"] += data.draw(steps)
-    base["accuracy"] += data.draw(steps)
+    base["macro_f1"] += data.draw(steps)
     after["test"]["rows"] -= data.draw(st.integers(0, 20))
     for difference in after["comparisons"].values():
         low, high = difference["macro_f1"]["interval"]
@@ -261,3 +283,34 @@ def test_without_the_best_version_the_same_chain_would_creep() -> None:
     assert decide(step, SECOND, POLICY).outcome == "PROMOTE"
     down = report(champion=(-0.019, 0.001), best=(-0.038, -0.018))
     assert decide(down, LATER, POLICY).outcome == "BLOCK"
+
+
+def perplexity(candidate: float, base: float, interval: list[float]) -> Report:
+    """A report on a metric that is better the less it is."""
+    models = {"candidate": {"metrics": {"perplexity": candidate}}, "base": {"metrics": {"perplexity": base}}}
+    models["champion"] = {"metrics": {"perplexity": 20.0}, "version": 4}
+    return {
+        "metrics": [{"name": "perplexity", "title": "perplexity", "higher_is_better": False}],
+        "before": "the base model",
+        "test": {"rows": 200},
+        "models": models,
+        "comparisons": {"champion": {"perplexity": {"difference": sum(interval) / 2, "interval": interval}}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("evidence", "outcome", "reason"),
+    [
+        (perplexity(18, 40, [-3, -1]), "PROMOTE", "perplexity -2.000 against champion 4 (-3.000 to -1.000)"),
+        (perplexity(20, 40, [-0.4, 0.4]), "PROMOTE", "no loss of more than gate.margin 0.5"),
+        (perplexity(20, 40, [-0.4, 0.6]), "HOLD", "is not ruled out"),
+        (perplexity(21, 40, [0.1, 0.3]), "BLOCK", "worse"),
+        (perplexity(31, 40, [-3, -1]), "BLOCK", "perplexity 31.000 > gate.bounds.perplexity 30"),
+        (perplexity(18, 18.5, [-3, -1]), "BLOCK", "perplexity, better than the base model by 0.500 < gate.min_gain 1"),
+    ],
+)
+def test_where_less_is_better_everything_is_turned_round(evidence: Report, outcome: str, reason: str) -> None:
+    policy = Gate(bounds={"perplexity": 30.0}, min_gain=1.0, margin=0.5, min_test_rows=100)
+    decision = decide(evidence, SECOND, policy)
+    assert decision.outcome == outcome
+    assert any(reason in said for said in decision.reasons)

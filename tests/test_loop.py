@@ -14,15 +14,17 @@ from hypothesis import strategies as st
 from tiny import make_rows, make_workspace
 
 from staytuned import tasks
-from staytuned.classifier import Classifier, batches_by_length
-from staytuned.data.sides import TEST, TRAIN, VALIDATION, row_hashes
+from staytuned.data.sides import TEST, TRAIN, VALIDATION, row_hashes, rows_of
 from staytuned.errors import DataError, TrainingError
 from staytuned.files import read_json, sha256
+from staytuned.modelling.examples import Examples, list_array
+from staytuned.modelling.heads import backbone
 from staytuned.params import Params
+from staytuned.predictor import Predictor, frame_of
 from staytuned.stages import encode, evaluate, split, train
-from staytuned.stages.train import with_head
+from staytuned.tasks import Side
 from staytuned.training.loop import Point, Weights, fit, make_deterministic, steps_in, uphill, validate
-from staytuned.training.rows import Rows, shuffled_batches
+from staytuned.training.order import shuffled_batches
 from staytuned.workspace import Workspace
 
 
@@ -51,8 +53,12 @@ def tuned(params: Params, **changes: Any) -> Params:
     return params.model_copy(update={"train": params.train.model_copy(update=changes)})
 
 
-def rows_of(workspace: Workspace, side: str) -> Rows:
-    return Rows(workspace.encoded / f"{side}.arrow", classes=3)
+def examples_of(workspace: Workspace, side: str) -> Examples:
+    return Examples.read(workspace.encoded / f"{side}.arrow")
+
+
+def validation_side(workspace: Workspace) -> Side:
+    return Side(rows_of(workspace, VALIDATION), examples_of(workspace, VALIDATION))
 
 
 def fitted(workspace: Workspace, params: Params) -> tuple[Weights, Point, list[Point], int]:
@@ -61,11 +67,11 @@ def fitted(workspace: Workspace, params: Params) -> tuple[Weights, Point, list[P
     points: list[Point] = []
     steps: list[None] = []
     weights, best = fit(
+        tasks.load(params),
         fresh_model(workspace),
-        rows_of(workspace, TRAIN),
-        rows_of(workspace, VALIDATION),
+        examples_of(workspace, TRAIN),
+        validation_side(workspace),
         params.train,
-        tasks.load(params).metrics,
         points.append,
         lambda: steps.append(None),
     )
@@ -73,7 +79,8 @@ def fitted(workspace: Workspace, params: Params) -> tuple[Weights, Point, list[P
 
 
 def fresh_model(workspace: Workspace) -> torch.nn.Module:
-    return with_head(workspace.root / "base-models" / "tiny", Params.read(workspace.params))
+    task = tasks.load(Params.read(workspace.params))
+    return task.model(backbone(task.kind, workspace.root / "base-models" / "tiny", 0.0, pretrained=True), 0.0)
 
 
 def test_one_seed_gives_one_sha256_of_the_weights_and_another_seed_another(
@@ -90,7 +97,7 @@ def test_no_test_row_in_training(workspace: Workspace, params: Params) -> None:
     """The stage does as well where the test rows are not even there, and records whom it was trained on."""
     train.run(workspace, params)
     before = sha256(workspace.candidate / "model.safetensors")
-    names = {side: rows_of(workspace, side).names for side in (TRAIN, VALIDATION, TEST)}
+    names = {side: examples_of(workspace, side).names for side in (TRAIN, VALIDATION, TEST)}
     file, hidden = workspace.encoded / f"{TEST}.arrow", workspace.root / "hidden.arrow"
     file.rename(hidden)
     train.run(workspace, params)
@@ -113,10 +120,11 @@ def test_the_candidate_is_a_folder_without_a_pickle_that_gives_logits(workspace:
         "trained_on.u64",
     }
     about = read_json(workspace.candidate / "staytuned.json")
-    assert about["labels"] == params.task.labels
+    assert about["task"] == params.section("task")
     assert about["train"] == params.section("train")
     assert about["base"]["sha256"] == about["encoding"]
-    logits = Classifier(workspace.candidate).logits(["the lamp is great", "a broken desk again", ""])
+    texts = ["the lamp is great", "a broken desk again", ""]
+    logits = numpy.stack(Predictor(workspace.candidate).outputs(frame_of(texts)))
     assert logits.shape == (3, 3)
     assert numpy.isfinite(logits).all()
 
@@ -125,7 +133,7 @@ def test_the_curve_has_a_line_for_each_evaluation(workspace: Workspace, params: 
     train.run(workspace, tuned(params, epochs=2))
     with workspace.curve.open(encoding="utf-8", newline="") as handle:
         rows = list(csv.DictReader(handle))
-    steps = steps_in(len(rows_of(workspace, TRAIN)), tuned(params, epochs=2).train)
+    steps = steps_in(len(examples_of(workspace, TRAIN)), tuned(params, epochs=2).train)
     assert [int(row["step"]) for row in rows] == [round(steps * k / 4) for k in (1, 2, 3, 4)]
     assert [float(row["epoch"]) for row in rows] == pytest.approx([0.5, 1, 1.5, 2], abs=0.26)
     assert float(rows[-1]["learning_rate"]) == 0
@@ -138,19 +146,19 @@ def test_training_stops_after_as_many_evaluations_without_improvement_as_patienc
     _, best, points, steps = fitted(workspace, idle)
     assert len(points) == 3  # the first is the best; two more were waited for
     assert best == points[0]
-    assert steps == points[-1].step < steps_in(len(rows_of(workspace, TRAIN)), idle.train)
+    assert steps == points[-1].step < steps_in(len(examples_of(workspace, TRAIN)), idle.train)
 
 
 def test_the_weights_returned_are_those_of_the_best_evaluation(workspace: Workspace, params: Params) -> None:
     # a rate that overshoots: the last evaluation is not the best
     rates = {"learning_rate": 0.1, "head_learning_rate": 0.1}
     weights, best, points, _ = fitted(workspace, tuned(params, epochs=6, patience=99, **rates))
-    assert best == max(points, key=lambda point: point.validation_macro_f1)
+    assert best == max(points, key=lambda point: point.validation_score)
     assert best != points[-1]
     model = fresh_model(workspace)
     model.load_state_dict(weights)
-    loss, found = validate(model, rows_of(workspace, VALIDATION), tasks.load(params).metrics, torch.device("cpu"))
-    assert (loss, found["macro_f1"]) == pytest.approx((best.validation_loss, best.validation_macro_f1), abs=1e-6)
+    found = validate(tasks.load(params), model, validation_side(workspace), torch.device("cpu"))
+    assert found == pytest.approx((best.validation_loss, best.validation_score), abs=1e-6)
 
 
 def test_a_loss_that_is_no_number_ends_training_and_names_the_rows(workspace: Workspace, params: Params) -> None:
@@ -158,7 +166,7 @@ def test_a_loss_that_is_no_number_ends_training_and_names_the_rows(workspace: Wo
         TrainingError, match=r"the loss is (nan|inf) at step 2, whose batch .* lower train\.learning_rate"
     ) as caught:
         fitted(workspace, tuned(params, epochs=3, learning_rate=1e30))
-    names = rows_of(workspace, TRAIN).names
+    names = examples_of(workspace, TRAIN).names
     named = [name for name in names if f"'{name}'" in str(caught.value)]
     assert 0 < len(named) <= params.train.batch_size
 
@@ -166,9 +174,9 @@ def test_a_loss_that_is_no_number_ends_training_and_names_the_rows(workspace: Wo
 def test_a_model_is_not_judged_on_a_row_that_it_was_trained_on(workspace: Workspace, params: Params) -> None:
     """With another salt, a row that an older model learned from may stand on the test side."""
     train.run(workspace, params)
-    names = rows_of(workspace, TEST).names
+    names = examples_of(workspace, TEST).names
     seen = workspace.candidate / "trained_on.u64"
-    seen.write_bytes(row_hashes([*rows_of(workspace, TRAIN).names, *names[:2]]).tobytes())
+    seen.write_bytes(row_hashes([*examples_of(workspace, TRAIN).names, *names[:2]]).tobytes())
     evaluate.run(workspace, params)
     report = read_json(workspace.evaluation / "evaluation.json")
     assert report["test"]["kept_from_judging"] == 2
@@ -198,8 +206,10 @@ def test_another_epoch_takes_the_rows_in_another_order() -> None:
 
 
 @given(lengths=st.lists(st.integers(1, 60), max_size=80), tokens=st.integers(1, 200))
-def test_batches_by_length_take_every_row_once_within_their_tokens(lengths: list[int], tokens: int) -> None:
-    batches = batches_by_length(lengths, tokens)
+def test_batches_by_length_take_every_example_once_within_their_tokens(lengths: list[int], tokens: int) -> None:
+    ids = list_array([[0] * length for length in lengths])
+    names = pyarrow.array([str(place) for place in range(len(lengths))], pyarrow.string())
+    batches = Examples(pyarrow.table({"row": names, "input_ids": ids})).batches_by_length(tokens)
     assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[place] for place in batch) <= tokens

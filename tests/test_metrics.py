@@ -1,21 +1,24 @@
 """Metrics as scikit-learn computes them; intervals by drawing whole groups, the same for all models."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
+import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
 from staytuned import tasks
+from staytuned.modelling.intervals import draw, interval, resampled
 from staytuned.params import Params
 from staytuned.stages.evaluate import compare
-from staytuned.tasks.intervals import draw, interval, score
-from staytuned.tasks.text_classification import calibration_error, softmax
+from staytuned.tasks.text_classification import softmax
 
 PARAMS = Params.read(Path(__file__).parents[1] / "params.yaml")
-CLASSES = len(PARAMS.task.labels)
+TASK = tasks.load(PARAMS)
+CLASSES = len(TASK.classes)
 
 classes = st.integers(0, CLASSES - 1)
 Answers = list[tuple[int, int, str]]  # truth, prediction, group
@@ -27,9 +30,21 @@ def columns(rows: Answers) -> tuple[numpy.ndarray, numpy.ndarray, list[str]]:
     return numpy.array(truth), numpy.array(predicted), list(groups)
 
 
-def logits_for(predicted: numpy.ndarray) -> numpy.ndarray:
-    """Logits whose largest is the prediction."""
-    return numpy.eye(CLASSES)[predicted] * 2.0
+def frame_of(truth: numpy.ndarray, groups: Sequence[str] = "g", sources: Sequence[str] = "shop") -> pandas.DataFrame:
+    """Rows with these labels."""
+    names = [TASK.classes[number] for number in truth]
+    return pandas.DataFrame({"label": names, "group": groups, "source": sources})
+
+
+def sure_of(predicted: numpy.ndarray) -> list[numpy.ndarray]:
+    """Probabilities whose largest is the prediction."""
+    return list(softmax(numpy.eye(CLASSES)[predicted] * 2.0))
+
+
+def drawn_metrics(rows: Answers, draws: int, seed: int) -> dict[str, numpy.ndarray]:
+    truth, predicted, groups = columns(rows)
+    statistics = TASK.statistics(frame_of(truth), sure_of(predicted))
+    return TASK.measure(resampled(statistics, groups, draw(groups, draws, seed)))
 
 
 def macro_f1(truth: numpy.ndarray, predicted: numpy.ndarray) -> float:
@@ -41,18 +56,15 @@ def macro_f1(truth: numpy.ndarray, predicted: numpy.ndarray) -> float:
 @given(answers)
 def test_metrics_are_those_of_scikit_learn(rows: Answers) -> None:
     truth, predicted, _ = columns(rows)
-    found = tasks.load(PARAMS).metrics(truth, logits_for(predicted))
+    found, details = (judge(frame_of(truth), sure_of(predicted)) for judge in (TASK.score, TASK.details))
     assert found["accuracy"] == pytest.approx(accuracy_score(truth, predicted))
     assert found["macro_f1"] == pytest.approx(macro_f1(truth, predicted))
-    assert found["confusion"] == confusion_matrix(truth, predicted, labels=range(CLASSES)).tolist()
+    counts = confusion_matrix(truth, predicted, labels=range(CLASSES)).tolist()
+    assert details["confusion"] == {"labels": TASK.classes, "counts": counts}
     expected = precision_recall_fscore_support(truth, predicted, labels=range(CLASSES), zero_division=0)
-    assert list(found["per_class"]) == PARAMS.task.labels
+    assert list(details["per_class"]) == TASK.classes
     for metric, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
-        assert [row[metric] for row in found["per_class"].values()] == pytest.approx(list(values))
-
-
-def logits_of(*probabilities: list[float]) -> numpy.ndarray:
-    return numpy.log(numpy.array(probabilities))
+        assert [row[metric] for row in details["per_class"].values()] == pytest.approx(list(values))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +80,8 @@ def logits_of(*probabilities: list[float]) -> numpy.ndarray:
 def test_calibration_error_is_the_distance_of_confidence_from_accuracy(
     truth: list[int], probabilities: list[list[float]], expected: float
 ) -> None:
-    assert calibration_error(numpy.array(truth), logits_of(*probabilities)) == pytest.approx(expected, abs=1e-6)
+    found = TASK.score(frame_of(numpy.array(truth)), [numpy.array(row) for row in probabilities])
+    assert found["calibration_error"] == pytest.approx(expected, abs=1e-6)
 
 
 @given(st.lists(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=3), min_size=1, max_size=5))
@@ -85,7 +98,7 @@ def test_draws_are_those_of_a_plain_loop_over_groups(rows: Answers, seed: int) -
     names = sorted(set(groups))
     drawn = draw(groups, 10, seed)
     assert drawn.shape == (10, len(names))
-    found = score(truth, predicted, groups, drawn, CLASSES)
+    found = drawn_metrics(rows, 10, seed)
     for number, counts in enumerate(drawn):
         assert counts.sum() == len(names)
         places = [
@@ -95,19 +108,16 @@ def test_draws_are_those_of_a_plain_loop_over_groups(rows: Answers, seed: int) -
             for place in range(len(groups))
             if groups[place] == name
         ]
-        assert found.accuracy[number] == pytest.approx(accuracy_score(truth[places], predicted[places]))
-        assert found.macro_f1[number] == pytest.approx(macro_f1(truth[places], predicted[places]))
+        assert found["accuracy"][number] == pytest.approx(accuracy_score(truth[places], predicted[places]))
+        assert found["macro_f1"][number] == pytest.approx(macro_f1(truth[places], predicted[places]))
 
 
 @settings(max_examples=40, deadline=None)
 @given(answers, st.integers(2, 4))
 def test_rows_repeated_within_their_group_make_no_interval_narrower(rows: Answers, times: int) -> None:
-    truth, predicted, groups = columns(rows)
-    once = score(truth, predicted, groups, draw(groups, 20, 7), CLASSES)
-    truth, predicted, groups = columns(rows * times)
-    again = score(truth, predicted, groups, draw(groups, 20, 7), CLASSES)
-    assert again.accuracy == pytest.approx(once.accuracy)
-    assert again.macro_f1 == pytest.approx(once.macro_f1)
+    once, again = drawn_metrics(rows, 20, 7), drawn_metrics(rows * times, 20, 7)
+    for metric, values in once.items():
+        assert again[metric] == pytest.approx(values)
 
 
 @given(st.floats(0, 1), st.integers(1, 50), st.floats(0.51, 0.99))
@@ -123,18 +133,18 @@ def test_an_interval_leaves_half_of_the_rest_on_each_side() -> None:
 @given(answers)
 def test_a_model_differs_from_itself_by_exactly_nothing(rows: Answers) -> None:
     truth, predicted, groups = columns(rows)
-    logits = logits_for(predicted)
-    report = compare({"candidate": logits, "champion": logits}, truth, groups, ["shop"] * len(truth), PARAMS)
+    said = sure_of(predicted)
+    report = compare(TASK, {"candidate": said, "champion": said}, frame_of(truth, groups), PARAMS.evaluate)
     nothing = {"difference": 0.0, "interval": [0.0, 0.0]}
-    assert report["comparisons"] == {"champion": {"accuracy": nothing, "macro_f1": nothing}}
+    assert report["comparisons"] == {"champion": {metric.name: nothing for metric in TASK.metrics}}
 
 
 def test_a_model_that_is_better_in_every_group_is_better_in_every_draw() -> None:
     truth = numpy.tile([0, 1, 2], 20)
     groups = [str(number // 3) for number in range(60)]
     worse = numpy.where(numpy.arange(60) % 3 == 0, 1, truth)  # wrong once in each group
-    logits = {"candidate": logits_for(truth), "base": logits_for(worse)}
-    report = compare(logits, truth, groups, ["shop"] * 60, PARAMS)
+    said = {"candidate": sure_of(truth), "base": sure_of(worse)}
+    report = compare(TASK, said, frame_of(truth, groups), PARAMS.evaluate)
     found = report["comparisons"]["base"]["accuracy"]
     assert found["difference"] == pytest.approx(1 / 3)
     assert found["interval"] == pytest.approx([1 / 3, 1 / 3])
@@ -144,8 +154,9 @@ def test_a_model_that_is_better_in_every_group_is_better_in_every_draw() -> None
 
 def test_each_source_has_its_slice() -> None:
     truth, predicted = numpy.array([0, 1, 2, 0]), numpy.array([0, 1, 0, 1])
-    report = compare({"candidate": logits_for(predicted)}, truth, list("abcd"), ["web", "web", "shop", "shop"], PARAMS)
-    assert report["models"]["candidate"]["slices"] == {
-        "shop": {"rows": 2, "accuracy": 0.0, "macro_f1": 0.0},
-        "web": {"rows": 2, "accuracy": 1.0, "macro_f1": 1.0},
-    }
+    frame = frame_of(truth, list("abcd"), ["web", "web", "shop", "shop"])
+    report = compare(TASK, {"candidate": sure_of(predicted)}, frame, PARAMS.evaluate)
+    slices = report["models"]["candidate"]["slices"]
+    assert {source: found["rows"] for source, found in slices.items()} == {"shop": 2, "web": 2}
+    assert [slices["shop"]["metrics"][metric] for metric in ("accuracy", "macro_f1")] == [0.0, 0.0]
+    assert [slices["web"]["metrics"][metric] for metric in ("accuracy", "macro_f1")] == [1.0, 1.0]

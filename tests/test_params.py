@@ -47,6 +47,10 @@ def test_the_projects_own_params_are_right() -> None:
 
 
 CASES = [
+    # tasks are what is installed, and have metrics and columns of their own
+    ({"task.name": "poetry"}, "task.name: there is no task 'poetry'; installed are dialogue, language-modelling,"),
+    ({"gate.bounds": {"f2": 0.5}}, "gate.bounds.f2: the task has no such metric; known: macro_f1, accuracy, calib"),
+    ({"gate.bounds": {"accuracy": "high"}}, "gate.bounds.accuracy: is 'high'; should be a valid number"),
     # unknown keys, with what is close, or with all that is known
     ({"train.learning_rte": 1e-4}, "train.learning_rte: unknown key; did you mean 'learning_rate'?"),
     ({"valdate": {}}, "valdate: unknown key; did you mean 'validate'?"),
@@ -156,7 +160,6 @@ def test_every_error_is_told_at_once(tmp_path: Path) -> None:
             "split.test: and split.validation",
         ),
         ({"ingest.example": "poem", "ingest.columns.label": "label"}, "ingest.columns.label and"),
-        ({"task.name": "poetry", "ingest.columns.label": "label"}, "ingest.columns.label and"),
         ({"task.label_from_rating.colum": "x", "task.labels": ["a", "b"]}, "task.label_from_rating: needs three"),
     ],
 )

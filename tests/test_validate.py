@@ -18,14 +18,15 @@ from staytuned.data import batches
 from staytuned.data.readers import Reader
 from staytuned.errors import BudgetError
 from staytuned.files import read_json, sha256
-from staytuned.params import Params, RatingLabels
+from staytuned.params import Params
 from staytuned.stages import validate
 from staytuned.start import init
+from staytuned.tasks.text_classification import RatingLabels
 from staytuned.workspace import Workspace
 
 pytestmark = pytest.mark.xdist_group("great expectations")  # one worker imports it
 
-OTHER = "is none of negative, neutral, positive"
+OTHER = "label is none of negative, neutral, positive"
 HOSTILE = (
     '<img src="http://evil.example/a.png"><script src=//evil.example/a.js></script><a href=//evil.example>x</a>'
     '<meta http-equiv="refresh" content="0;url=http://evil.example/"><video poster="https://evil.example/v"></video>'
@@ -47,18 +48,18 @@ CASES: list[tuple[dict[str, Any], list[str]]] = [
     ({"text": "half \ud83d"}, ["could not be read whole: 'half of a surrogate pair in text'"]),
     ({"label": None}, ["has no label"]),
     ({"label": ""}, ["has no label"]),
-    ({"label": "meh"}, [f"label 'meh' {OTHER}"]),
-    ({"label": "Positive"}, [f"label 'Positive' {OTHER}"]),
-    ({"label": "so {so} la la"}, [f"label 'so {{so}} la la' {OTHER}"]),
+    ({"label": "meh"}, [f"{OTHER}: 'meh'"]),
+    ({"label": "Positive"}, [f"{OTHER}: 'Positive'"]),
+    ({"label": "so {so} la la"}, [f"{OTHER}: 'so {{so}} la la'"]),
     ({"id": None}, ["has no id"]),
     ({"id": "0-0"}, ["id 'shop:0-0' was there before"]),
     ({"id": "0-0", "source": "web"}, []),
     (
         {"id": "0-0", "text": None, "label": "meh"},
-        ["id 'shop:0-0' was there before", "text is null", f"label 'meh' {OTHER}"],
+        ["id 'shop:0-0' was there before", "text is null", f"{OTHER}: 'meh'"],
     ),
-    ({"text": HOSTILE, "label": "meh"}, ["text is longer than 80 characters", f"label 'meh' {OTHER}"]),
-    ({"label": HOSTILE}, [f"label {HOSTILE!r}"[:86] + f" {OTHER}"]),
+    ({"text": HOSTILE, "label": "meh"}, ["text is longer than 80 characters", f"{OTHER}: 'meh'"]),
+    ({"label": HOSTILE}, [f"{OTHER}: " + repr(HOSTILE)[:80]]),
 ]
 
 
@@ -134,7 +135,7 @@ def test_reasons_are_counted_without_their_values(judged: Workspace) -> None:
         "text holds bytes that were not decoded": 1,
         "could not be read whole": 1,
         "has no label": 2,
-        f"label {OTHER}": 6,
+        f"{OTHER}": 6,
         "has no id": 1,
         "id was there before": 2,
     }
@@ -212,7 +213,7 @@ def test_batches_in_chunks_of_any_size_give_the_same(tmp_path: Path) -> None:
     good, bad, report = outcomes[0]
     assert [row["row"] for row in good] == [f"shop:0-{number}" for number in (0, 2, 3, 5, 6)]
     assert {row["key"]: row["reasons"] for row in bad} == {
-        f"{first}:1": f"label 'meh' {OTHER}",
+        f"{first}:1": f"{OTHER}: 'meh'",
         f"{first}:4": "id 'shop:0-2' was there before",
         f"{second}:1": "id 'shop:0-0' was there before",
         f"{second}:2": "id 'shop:0-1' was there before",
@@ -268,7 +269,7 @@ def test_above_the_budget_the_run_stops_and_the_accepted_rows_stay_as_they_were(
         validate.run(workspace, strict)
     said = str(caught.value)
     assert f"batch {batch} has 2 bad rows of 4, more than the 25% of validate.quarantine_budget" in said
-    assert f"2 × label {OTHER}" in said
+    assert f"2 × {OTHER}" in said
     assert f"correct them in a copy of {workspace.quarantine}, then `staytuned readmit COPY`" in said
     assert sha256(workspace.accepted) == before
     assert [row["row"] for row in quarantined(workspace)] == ["shop:1-0", "shop:1-1"]

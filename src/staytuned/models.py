@@ -1,15 +1,29 @@
-"""Base models by hub name: a local folder, an installed package that carries the weights, the hub."""
+"""Base models by hub name: a local folder, an installed package that carries the weights, the hub.
+
+Weights are safetensors, or one GGUF file, which is unpacked into safetensors once, into the user's cache.
+"""
 
 import hashlib
 import importlib.metadata
+import importlib.util
+import os
 import re
+import shutil
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
-from staytuned.errors import MissingError
-from staytuned.files import sha256
+from staytuned.errors import MissingError, ParamsError
+from staytuned.files import read_json, sha256
 
 WEIGHTS = "*.safetensors"
-FILES = ["*.json", "*.txt", "*.model", WEIGHTS]  # what a base model is made of; never a pickle
+FILES = ["*.json", "*.txt", "*.model", "*.jinja", WEIGHTS]  # what a base model is made of; never a pickle
+FITTING = {  # by class of transformers: what it is, one that fits, how the classes of such weights end
+    "AutoModel": ("an encoder", "sentence-transformers/all-MiniLM-L6-v2", ""),
+    "AutoModelForCausalLM": ("a decoder", "HuggingFaceTB/SmolLM2-135M-Instruct", "ForCausalLM|LMHeadModel"),
+    "AutoModelForMaskedLM": ("a masked language model", "distilbert/distilbert-base-uncased", "ForMaskedLM|PreTraining"),
+    "AutoModelForSeq2SeqLM": ("an encoder-decoder", "google-t5/t5-small", "ForConditionalGeneration|MTModel"),
+}
 
 
 def find_base(name: str, folders: list[Path]) -> Path:
@@ -27,11 +41,17 @@ def find_base(name: str, folders: list[Path]) -> Path:
     for place in places:
         if _is_model(place):
             return place
+        packed = sorted(place.glob("*.gguf"))
+        if len(packed) == 1:
+            return unpacked(packed[0])
     packages = _packages(last)
     for package in packages:
         found = _inside(package)
         if found:
             return found
+    for file in _packaged_gguf():
+        if f"{_plain(file.stem)}-".startswith(f"{_plain(last)}-"):  # what follows the name is how it is packed
+            return unpacked(file)
     looked = [*map(str, places), *(f"package {package}" for package in packages)]
     return _from_hub(name, looked)
 
@@ -42,6 +62,74 @@ def fingerprint(folder: Path) -> str:
     for path in sorted([*folder.glob(WEIGHTS), folder / "tokenizer.json", folder / "config.json"]):
         digest.update(f"{path.name} {sha256(path)}\n".encode())
     return digest.hexdigest()
+
+
+def check_fits(base: Path, kind: str, task: str) -> None:
+    """Refuse a base model whose weights are of another kind than a task needs.
+
+    Args:
+        base: Its folder.
+        kind: The class of transformers that the task loads it by; of one that is not known here nothing is said.
+        task: The task's name.
+
+    Raises:
+        ParamsError: says what the model is, and what would fit.
+    """
+    if kind not in FITTING:
+        return
+    config = read_json(base / "config.json")
+    made = (config.get("architectures") or ["?"])[0]
+    is_seq2seq = bool(config.get("is_encoder_decoder"))
+    fits = is_seq2seq == (kind == "AutoModelForSeq2SeqLM") and (
+        made == "?" or re.search(f"({FITTING[kind][2]})$", made) is not None
+    )
+    if not fits:
+        wanted, example, _ = FITTING[kind]
+        others = [words for words, _, ends in FITTING.values() if ends and re.search(f"({ends})$", made)]
+        also = f", {others[0]}" if others else ""
+        raise ParamsError(
+            f"model.base: {base} holds a {made} of type {config.get('model_type')!r}{also}, but task.name {task!r} needs "
+            f"{wanted}, such as {example}; change one of the two"
+        )
+
+
+def unpacked(file: Path) -> Path:
+    """The model of a GGUF file as a folder of safetensors, config.json and tokenizer.json, in the user's cache.
+
+    Packed weights become float32, exactly. The folder is made once, whole or not at all.
+
+    Raises:
+        MissingError: the package ``gguf`` is not installed.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "staytuned" / "base-models"
+    folder = cache / f"{file.stem}-{sha256(file)[:16]}"
+    if _is_model(folder):
+        return folder
+    if not importlib.util.find_spec("gguf"):
+        raise MissingError(f"{file} is a GGUF file, and the package gguf, which reads it, is not installed")
+    cache.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=cache))
+    try:
+        _unpack(file, temporary)
+        try:
+            temporary.rename(folder)
+        except OSError:  # another process was faster
+            if not _is_model(folder):
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _unpack(file: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    here = {"gguf_file": file.name, "local_files_only": True}
+    dense = GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(file.parent, **here, quantization_config=dense, dtype=torch.float32)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(file.parent, **here).save_pretrained(folder)
 
 
 def _is_model(folder: Path) -> bool:
@@ -66,6 +154,13 @@ def _inside(package: str) -> Path | None:
             if _is_model(folder):
                 return folder
     return None
+
+
+def _packaged_gguf() -> Iterable[Path]:
+    """GGUF files that installed packages carry."""
+    for dist in importlib.metadata.distributions():
+        if ".gguf," in (dist.read_text("RECORD") or ""):
+            yield from sorted(Path(str(file.locate())) for file in dist.files or [] if file.suffix == ".gguf")
 
 
 def _from_hub(name: str, looked: list[str]) -> Path:

@@ -172,7 +172,7 @@ class Gate(Section):
 
     bounds: dict[Name, float]
     min_gain: float
-    margin: Share
+    margin: Annotated[float, Field(ge=0)]
     min_test_rows: Count
 
 
@@ -235,7 +235,7 @@ def _with_task(model: type[T], raw: Any) -> tuple[type[T], list[str]]:
         task = task_class(raw["task"]["name"])
         columns, bounds = raw["ingest"]["columns"], raw["gate"]["bounds"]
     except MissingError as error:
-        return model, [f"  task.name: {error}"]
+        return create_model(model.__name__, __base__=model, task=(Any, ...)), [f"  task.name: {error}"]
     except (KeyError, TypeError):
         return model, []  # a key is missing, which is said elsewhere
     found = []

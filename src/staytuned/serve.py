@@ -37,7 +37,7 @@ def champion(workspace: Workspace) -> tuple[int, "Predictor"]:
     return last.facts["version"], Predictor(folder)
 
 
-def predict_text(workspace: Workspace, text: str, pair: str | None) -> str:
+def predict_text(workspace: Workspace, text: str, pair: str | None = None) -> str:
     """One line: the answer, how sure it is, the version that gives it.
 
     Raises:

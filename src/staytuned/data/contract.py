@@ -78,8 +78,12 @@ class Checkpoint:
                     f"{name}: could not check that no row {reason!r}: {result.exception_info or result.result}"
                 )
             for row in map(int, rows):
-                why = str(frame.at[row, "fault"]) if reason == FAULT else _with_value(reason, frame, row)
-                found.setdefault(row, {})[why.split(": ")[0] if reason == FAULT else _kind(reason)] = why
+                if reason == FAULT:
+                    kind, _, value = str(frame.at[row, "fault"]).partition(": ")
+                    why = f"{kind}: {value[:80]}"
+                else:
+                    kind, why = _kind(reason), _with_value(reason, frame, row)
+                found.setdefault(row, {})[kind] = why
         broken = sum(not result.success for result in results)
         self.done.append(Validated(name, list(frame["batch"].unique()), len(frame), len(found), broken))
         self._context.checkpoints.delete(name)

@@ -64,6 +64,69 @@ class TokenHead(torch.nn.Module):
         return logits
 
 
+class SpanHead(TokenHead):
+    """An encoder with start and end logits on every token; those that no span may touch get the lowest number."""
+
+    def __init__(self, encoder: Any, dropout: float) -> None:
+        super().__init__(encoder, 2, dropout)
+
+    def forward(self, allowed: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Logits, shape (windows, tokens, 2); ``allowed`` is true where a span may start or end."""
+        logits = super().forward(**inputs)
+        return logits.masked_fill(~allowed.unsqueeze(-1), torch.finfo(logits.dtype).min)
+
+
+class EntityHead(torch.nn.Module):
+    """An encoder of a text in which two entities are marked, and a linear head on the states at their opening markers.
+
+    "Entity markers – entity start" of Baldini Soares et al. 2019, Matching the Blanks, section 3. The vectors of the
+    four markers, which no vocabulary has, are weights of the head: the encoder stays as large as it was.
+    """
+
+    def __init__(self, encoder: Any, width: int, dropout: float) -> None:
+        super().__init__()
+        self.encoder = without_pooler(encoder)
+        self.dropout = torch.nn.Dropout(dropout)
+        words = encoder.get_input_embeddings()
+        markers = torch.nn.Embedding(4, words.embedding_dim)
+        torch.nn.init.normal_(markers.weight, std=float(words.weight.detach().std()))
+        linear = fresh_linear(2 * encoder.config.hidden_size, width)
+        self.head = torch.nn.ModuleDict({"markers": markers, "linear": linear})
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, markers: torch.Tensor) -> torch.Tensor:
+        """Logits, shape (rows, width), of token ids and their mask, both of shape (rows, tokens).
+
+        ``markers``, shape (rows, 4), says where the markers of the first and of the second entity stand, each opening
+        and closing; what the token ids hold there does not matter.
+        """
+        rows = torch.arange(len(markers), device=markers.device).unsqueeze(1)
+        words = self.encoder.get_input_embeddings()(input_ids)
+        vectors = self.head["markers"](torch.arange(4, device=markers.device).expand_as(markers))
+        marked = words.index_put((rows, markers), vectors)
+        states = self.encoder(inputs_embeds=marked, attention_mask=attention_mask).last_hidden_state
+        entities = states[rows, markers[:, [0, 2]]].flatten(1)
+        logits: torch.Tensor = self.head["linear"](self.dropout(entities))
+        return logits
+
+
+class BiEncoder(torch.nn.Module):
+    """One encoder for two texts, each the mean of its last hidden states, of length 1; there is no head to train."""
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder = without_pooler(encoder)
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, pair_ids: torch.Tensor, pair_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Embeddings of both, shape (rows, 2, hidden), of token ids and their masks, each of shape (rows, tokens)."""
+        found = []
+        for ids, mask in ((input_ids, attention_mask), (pair_ids, pair_mask)):
+            states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+            found.append(torch.nn.functional.normalize(mean_of_tokens(states, mask), dim=1))
+        return torch.stack(found, dim=1)
+
+
 def without_pooler(encoder: Any) -> Any:
     """The encoder without the layer on its first token, which no head here uses."""
     if getattr(encoder, "pooler", None) is not None:

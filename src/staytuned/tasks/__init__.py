@@ -83,6 +83,12 @@ class Task(ABC):
 
     # Examples
 
+    def read(self, folder: Path) -> None:  # noqa: B027 - most tasks need nothing
+        """Read what the task must know of a model's folder besides weights and tokenizer, such as a chat template.
+
+        Called before ``adapt``, with the base model's folder and with that of the fine-tuned model.
+        """
+
     def adapt(self, tokenizer: "Tokenizer", max_tokens: int) -> None:
         """Set the base model's tokenizer, and the task, to examples of at most ``max_tokens``."""
         self.max_tokens = max_tokens

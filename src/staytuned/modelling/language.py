@@ -1,0 +1,108 @@
+"""Models that predict tokens: the loss of each target token, and greedy generation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import GenerationConfig
+
+from staytuned.modelling.examples import BATCH_TOKENS, Examples
+from staytuned.modelling.heads import backbone, mask_of, padded
+
+NOTHING = -100  # the label of a token that nothing is learned from
+
+
+class TokenLoss(torch.nn.Module):
+    """A model with a language-modelling head, which says how badly each target token was predicted.
+
+    Logits are the size of the vocabulary for every token, so they stay in here.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.encoder = model
+
+    def forward(self, labels: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
+        """Negative log-likelihood in nats of each label, shape (rows, labels); 0 where it is ``NOTHING``.
+
+        ``labels``, of the same shape, stand where they are predicted: in a decoder the label of a token is the next.
+        """
+        if self.encoder.config.is_encoder_decoder:
+            inputs["decoder_input_ids"] = self.encoder.prepare_decoder_input_ids_from_labels(labels)
+        logits = self.encoder(**inputs).logits
+        return cross_entropy(logits.transpose(1, 2), labels, ignore_index=NOTHING, reduction="none")
+
+
+def inputs_of(examples: Examples, places: list[int]) -> dict[str, torch.Tensor]:
+    """What ``TokenLoss`` takes, out of the columns ``input_ids`` and ``labels``."""
+    ids = examples.lists("input_ids", places)
+    labels = padded(examples.lists("labels", places), NOTHING)
+    return {"input_ids": padded(ids), "attention_mask": mask_of(ids), "labels": labels}
+
+
+def mean_loss(losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean over the target tokens of a batch."""
+    return losses.sum() / (labels != NOTHING).sum().clamp(min=1)
+
+
+def losses_of_targets(losses: torch.Tensor, labels: torch.Tensor) -> list[numpy.ndarray]:
+    """For each row the losses of its target tokens."""
+    rows = zip(losses.float().cpu().numpy(), (labels != NOTHING).cpu().numpy(), strict=True)
+    return [values[is_target] for values, is_target in rows]
+
+
+def base_model(kind: str, folder: Path) -> TokenLoss:
+    """A base model as it is, not fine-tuned."""
+    return TokenLoss(backbone(kind, folder, 0.0, pretrained=True)).eval()
+
+
+@torch.inference_mode()
+def generate(model: Any, prompts: Sequence[numpy.ndarray], end: int | None, most: int) -> list[list[int]]:
+    """The likeliest next token, again and again, up to ``most`` or to ``end``, which is left out.
+
+    Args:
+        model: Of transformers, on any device.
+        prompts: Token ids; of an encoder-decoder, what its encoder reads.
+        end: The token that ends an answer; None: the one that the model's config names.
+        most: Tokens of an answer.
+    """
+    device, config = next(model.parameters()).device, model.config
+    is_decoder = not config.is_encoder_decoder
+    ends = config.eos_token_id if end is None else end
+    options = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=most,
+        eos_token_id=ends,
+        pad_token_id=0,
+        decoder_start_token_id=None if is_decoder else config.decoder_start_token_id,
+    )
+    found: dict[int, list[int]] = {}
+    for places in _batches([len(prompt) + (most if is_decoder else 0) for prompt in prompts]):
+        rows = [prompts[place][::-1] for place in places]  # a decoder is padded on the left: it goes on at the right
+        ids, mask = padded(rows).flip(1), mask_of(rows).flip(1)
+        if not is_decoder:
+            ids, mask = padded([prompts[place] for place in places]), mask.flip(1)
+        said = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=options)
+        answers = said[:, ids.shape[1] if is_decoder else 1 :].cpu().tolist()
+        found.update(zip(places, (_until(answer, ends) for answer in answers), strict=True))
+    return [found[place] for place in range(len(prompts))]
+
+
+def _batches(lengths: list[int]) -> list[list[int]]:
+    """Places, longest first, up to so many tokens together: those of one length need no padding."""
+    batches: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= BATCH_TOKENS:
+            batches[-1].append(place)
+        else:
+            batches.append([place])
+    return batches
+
+
+def _until(ids: list[int], ends: int | list[int]) -> list[int]:
+    stops = {ends} if isinstance(ends, int) else set(ends)
+    return ids[: next((place for place, token in enumerate(ids) if token in stops), len(ids))]
