@@ -15,21 +15,22 @@ from pathlib import Path
 
 import numpy
 import torch
-from staytuned.classifier import Classifier, padded
-from staytuned.training.baseline import baseline_logits
-from staytuned.training.rows import Rows
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from staytuned import tasks
 from staytuned.data import batches, example
 from staytuned.data.readers import Reader
-from staytuned.data.sides import TEST, TRAIN, VALIDATION
+from staytuned.data.sides import TEST, TRAIN, VALIDATION, rows_of
 from staytuned.files import read_json, write_json
+from staytuned.modelling.examples import Examples
+from staytuned.modelling.heads import mask_of, padded
 from staytuned.models import find_base
 from staytuned.params import Params
+from staytuned.predictor import Predictor
 from staytuned.stages import encode, split, train, validate
-from staytuned.stages.evaluate import test_rows
+from staytuned.tasks import Side
+from staytuned.tasks.text_classification import softmax
 from staytuned.training.loop import make_deterministic
 from staytuned.workspace import Workspace
 
@@ -74,13 +75,13 @@ def measured(folder: Path, salt: int, name: str) -> dict:
         params = Params.read(PARAMS)
         params = params.model_copy(update={"split": params.split.model_copy(update={"salt": salt})})
         space = encoded(folder, salt, params)
-        sides = {side: Rows(space.encoded / f"{side}.arrow", 3) for side in (TRAIN, VALIDATION, TEST)}
+        names = (TRAIN, VALIDATION, TEST)
+        sides = {side: Side(rows_of(space, side), Examples.read(space.encoded / f"{side}.arrow")) for side in names}
         start = time.perf_counter()
-        logits = MODELS[name](space, params, sides)
+        said = MODELS[name](space, params, sides)
         seconds = time.perf_counter() - start
-        found = tasks.load(params).metrics(sides[TEST].labels, logits)
-        kept = {key: found[key] for key in ("accuracy", "macro_f1", "calibration_error")}
-        write_json(done, kept | {"rows": len(sides[TEST]), "seconds": seconds})
+        kept = tasks.load(params).score(sides[TEST].frame, said)
+        write_json(done, kept | {"rows": len(sides[TEST].frame), "seconds": seconds})
     return read_json(done)
 
 
@@ -96,44 +97,47 @@ def encoded(folder: Path, salt: int, params: Params) -> Workspace:
     return space
 
 
-def staytuned(space: Workspace, params: Params, sides: dict[str, Rows]) -> numpy.ndarray:
+Sides = dict[str, Side]
+
+
+def staytuned(space: Workspace, params: Params, sides: Sides) -> list:
     """The stage that the road runs."""
     train.run(space, params)
-    return Classifier(space.candidate).logits(test_rows(space)[2])
+    return Predictor(space.candidate).predict(sides[TEST].frame)
 
 
-def embeddings(space: Workspace, params: Params, sides: dict[str, Rows]) -> numpy.ndarray:
+def embeddings(space: Workspace, params: Params, sides: Sides) -> list:
     """What the report calls the base."""
-    return baseline_logits(find_base(params.model.base, []), sides[TRAIN], sides[TEST])
+    return tasks.load(params).predict_before(find_base(params.model.base, []), sides[TRAIN], sides[TEST])
 
 
-def plain(space: Workspace, params: Params, sides: dict[str, Rows]) -> numpy.ndarray:
-    """The plain loop, and its logits on the test rows."""
-    test = sides[TEST]
-    model = plain_loop(find_base(params.model.base, []), params, [sides[TRAIN], sides[VALIDATION]]).eval()
-    logits = numpy.zeros((len(test), test.classes), numpy.float32)
+def plain(space: Workspace, params: Params, sides: Sides) -> list:
+    """The plain loop, and its probabilities on the test rows."""
+    test = sides[TEST].examples
+    model = plain_loop(find_base(params.model.base, []), params, [sides[TRAIN].examples, sides[VALIDATION].examples])
+    logits = numpy.zeros((len(test), len(params.task.labels)), numpy.float32)
     with torch.inference_mode():
         for places in test.batches_by_length():
-            inputs, mask = padded([test.ids(place) for place in places])
-            logits[places] = model(input_ids=inputs, attention_mask=mask).logits.numpy()
-    return logits
+            ids = test.lists("input_ids", places)
+            logits[places] = model.eval()(input_ids=padded(ids), attention_mask=mask_of(ids)).logits.numpy()
+    return list(softmax(logits.astype(numpy.float64)))
 
 
-def plain_loop(base: Path, params: Params, sides: list[Rows]) -> torch.nn.Module:
+def plain_loop(base: Path, params: Params, sides: list[Examples]) -> torch.nn.Module:
     """What one writes first: AdamW, 2 epochs, learning rate 1e-4, batches of 32 in random order."""
     make_deterministic(params.train.seed, params.train.threads)
     labels = len(params.task.labels)
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=labels, use_safetensors=True).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     random = numpy.random.default_rng(params.train.seed)
-    rows = [(side, place) for side in sides for place in range(len(side))]
+    ids = [row for side in sides for row in side.lists("input_ids", range(len(side)))]
+    truth = torch.from_numpy(numpy.concatenate([side.column("class") for side in sides])).long()
     for _ in range(2):
-        order = random.permutation(len(rows))
+        order = random.permutation(len(ids))
         for start in range(0, len(order), 32):
-            batch = [rows[i] for i in order[start : start + 32]]
-            inputs, mask = padded([side.ids(place) for side, place in batch])
-            truth = torch.tensor([side.labels[place] for side, place in batch])
-            loss = model(input_ids=inputs, attention_mask=mask, labels=truth).loss
+            places = order[start : start + 32]
+            batch = [ids[place] for place in places]
+            loss = model(input_ids=padded(batch), attention_mask=mask_of(batch), labels=truth[places]).loss
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

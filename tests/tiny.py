@@ -103,28 +103,28 @@ def make_workspace(folder: Path) -> Workspace:
     return workspace
 
 
-def tiny_params(workspace: Workspace) -> None:
-    """Params for the tiny model and its rows, with floors that it can clear and nothing to fetch."""
-    set_params(
-        workspace,
-        task__label_from_rating=None,
-        model__base="tiny",
-        ingest__example=None,
-        ingest__columns__label="label",
-        ingest__columns__id="id",
-        ingest__columns__source="source",
-        ingest__columns__group="document",
-        ingest__columns__keep=[],
-        encode__max_tokens=32,
-        train__epochs=6,
-        train__learning_rate=6e-3,
-        train__head_learning_rate=6e-3,
-        train__patience=12,
-        train__dropout=0.0,
-        train__threads=1,
-        evaluate__bootstrap=200,
-        gate__bounds={"macro_f1": 0.4, "accuracy": 0.5, "calibration_error": 0.5},
-        gate__min_test_rows=20,
-        gate__min_gain=-0.5,
-        registry__model="tiny",
-    )
+def tiny_params(workspace: Workspace, **changes: Any) -> None:
+    """Params for the tiny model and its rows, with bounds that it can keep and nothing to fetch."""
+    params: dict[str, Any] = {
+        "task__label_from_rating": None,
+        "model__base": "tiny",
+        "ingest__example": None,
+        "ingest__columns__label": "label",
+        "ingest__columns__id": "id",
+        "ingest__columns__source": "source",
+        "ingest__columns__group": "document",
+        "ingest__columns__keep": [],
+        "encode__max_tokens": 32,
+        "train__epochs": 6,
+        "train__learning_rate": 6e-3,
+        "train__head_learning_rate": 6e-3,
+        "train__patience": 12,
+        "train__dropout": 0.0,
+        "train__threads": 1,
+        "evaluate__bootstrap": 200,
+        "gate__bounds": {"macro_f1": 0.4, "accuracy": 0.5, "calibration_error": 0.5},
+        "gate__min_test_rows": 20,
+        "gate__min_gain": -0.5,
+        "registry__model": "tiny",
+    }
+    set_params(workspace, **params | changes)

@@ -253,10 +253,11 @@ def _own_code(workspace: Workspace, folder: Path) -> list[str]:
     package = Path(__file__).parents[1]
     copied = folder / package.name
     shutil.copytree(package, copied, ignore=shutil.ignore_patterns("__pycache__", "template"))
-    module = read_json(workspace.candidate / "staytuned.json")["class"].split(":")[0]
-    if module.split(".")[0] == package.name:
+    name = read_json(workspace.candidate / "staytuned.json")["class"].split(":")[0].split(".")[0]
+    if name == package.name:
         return [str(copied)]
-    return [str(copied), str(importlib.import_module(module).__file__)]
+    source = Path(str(importlib.import_module(name).__file__))
+    return [str(copied), str(source.parent if source.name == "__init__.py" else source)]
 
 
 def _installed(name: str) -> str:
