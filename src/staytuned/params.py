@@ -176,6 +176,24 @@ class Gate(Section):
     min_test_rows: Count
 
 
+class Compare(Section):
+    """What ``staytuned compare`` sets beside full fine-tuning."""
+
+    descriptions: dict[Name, Name]
+    shots: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
+    decoder: Name | None
+    template: Name
+    cost_per_hour: Annotated[float, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0)]
+
+    @field_validator("template")
+    @classmethod
+    def _has_places(cls, value: str) -> str:
+        if value.count("{examples}") != 1 or "{text}" not in value.split("{examples}")[1]:
+            raise ValueError("needs {examples} once and, after it, {text}, where the text goes")
+        return value
+
+
 class Registry(Section):
     """Where versions are kept."""
 
@@ -195,6 +213,7 @@ class Params(Section):
     train: Train
     evaluate: Evaluate
     gate: Gate
+    compare: Compare
     registry: Registry
 
     @classmethod
@@ -264,7 +283,7 @@ def _say(model: type[BaseModel], item: Any) -> str:
         known = _keys_beside(model, item["loc"])
         close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
-        return f"  {key}: unknown key; {hint}"
+        return f"  {key}: unknown key; {hint if known else 'take it out'}"
     if item["type"] == "missing":
         return f"  {key}: is missing; add it"
     if item["type"] == "value_error":
@@ -273,10 +292,13 @@ def _say(model: type[BaseModel], item: Any) -> str:
 
 
 def _keys_beside(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
-    """The keys that the section around ``path`` knows."""
+    """The keys that the section around ``path`` knows; none where the keys are the user's own."""
     for part in path[:-1]:
         fields = {field.alias or name: field for name, field in model.model_fields.items()}
-        annotation = fields[str(part)].annotation
+        annotation = fields[str(part)].annotation if str(part) in fields else None
         options = getattr(annotation, "__args__", (annotation,))
-        model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+        sections = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+        if not sections:
+            return []
+        model = sections[0]
     return [field.alias or name for name, field in model.model_fields.items()]

@@ -1,5 +1,6 @@
 """Encoded examples: what the model reads, several for a row where its text is cut into windows."""
 
+import copy
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy
 import pyarrow
 
 BATCH_TOKENS = 4096  # examples of like length are scored together, up to this many tokens
+NOTHING = -100  # the label of a token that nothing is learned from
 
 
 class Examples:
@@ -48,19 +50,29 @@ class Examples:
         offsets, values = column.offsets.to_numpy(), column.values.to_numpy()
         return [values[offsets[place] : offsets[place + 1]] for place in places]
 
+    def under(self, name: str) -> "Examples":
+        """The same examples, with the columns ``name.column`` as ``column``."""
+        view = copy.copy(self)
+        view._columns = {column.removeprefix(f"{name}."): values for column, values in self._columns.items()}
+        return view
+
     def batches_by_length(self, tokens: int = BATCH_TOKENS) -> list[list[int]]:
         """All places, longest first, in batches whose padded size is at most ``tokens`` (or one example).
 
         For work whose order does not matter.
         """
-        lengths = self.lengths.tolist()
-        batches: list[list[int]] = []
-        for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
-            if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= tokens:
-                batches[-1].append(place)
-            else:
-                batches.append([place])
-        return batches
+        return batches_by_length(self.lengths.tolist(), tokens)
+
+
+def batches_by_length(lengths: Sequence[int], tokens: int = BATCH_TOKENS) -> list[list[int]]:
+    """Places of things of these lengths, longest first, in batches as above."""
+    batches: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= tokens:
+            batches[-1].append(place)
+        else:
+            batches.append([place])
+    return batches
 
 
 def list_array(lists: Sequence[Sequence[int] | numpy.ndarray]) -> pyarrow.Array:

@@ -31,11 +31,18 @@ class Batch(NamedTuple):
     """What the model takes, each tensor of shape (examples, ...), and what the loss compares its outputs with."""
 
     inputs: "dict[str, torch.Tensor]"
-    targets: "torch.Tensor"
+    targets: Any  # a tensor, or a dict of tensors
 
     def on(self, device: "torch.device") -> "Batch":
         """The same on a device."""
-        return Batch({name: tensor.to(device) for name, tensor in self.inputs.items()}, self.targets.to(device))
+        inputs, targets = (_to(tensors, device) for tensors in self)
+        return Batch(inputs, targets)
+
+
+def _to(tensors: Any, device: "torch.device") -> Any:
+    if isinstance(tensors, dict):
+        return {name: tensor.to(device) for name, tensor in tensors.items()}
+    return tensors.to(device)
 
 
 @dataclass(frozen=True)
@@ -55,11 +62,12 @@ class Task(ABC):
 
     Options: ClassVar[type[TaskOptions]]  # the section ``task`` of params.yaml
     columns: ClassVar[tuple[str, ...]] = ("text", "label")  # that must be mapped in ingest.columns
+    can_be_part: ClassVar[bool] = False  # of several: one example a row, one linear layer on the mean of its states
     labelled: ClassVar[bool] = True  # a row without a label is quarantined
     formats: ClassVar[dict[str, Format]] = {}  # readers of further endings of files, such as ``.conll``
-    kind: ClassVar[str] = "AutoModel"  # class of transformers that its models are loaded by
-    metrics: ClassVar[tuple[Metric, ...]]  # the first selects the best evaluation, and rules the gate
-    before: ClassVar[str]  # what the fine-tuned model is compared with, in words
+    kind: str = "AutoModel"  # class of transformers that its models are loaded by; it may depend on the options
+    metrics: tuple[Metric, ...]  # the first selects the best evaluation, and rules the gate
+    before: str  # what the fine-tuned model is compared with, in words; it may too
     start: ClassVar[dict[str, Any]]  # params.yaml of a new workspace, where it differs from the example's
 
     def __init__(self, options: Any) -> None:
@@ -75,6 +83,11 @@ class Task(ABC):
     @abstractmethod
     def faults(self, frame: pandas.DataFrame) -> list[str | None]:
         """Why each row cannot be used for this task, as ``kind: what it holds``; None where it can."""
+
+    @property
+    def width(self) -> int:
+        """Outputs of its head, of a task that ``can_be_part``."""
+        raise NotImplementedError
 
     @property
     def classes(self) -> list[str]:
@@ -110,7 +123,7 @@ class Task(ABC):
         """The model: what transformers loaded, with the task's head on it, whose weights begin with ``head.``."""
 
     @abstractmethod
-    def loss(self, outputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+    def loss(self, outputs: "torch.Tensor", targets: Any) -> "torch.Tensor":
         """Mean loss of a batch."""
 
     def outputs(self, outputs: "torch.Tensor", batch: Batch) -> list[numpy.ndarray]:

@@ -157,7 +157,7 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
 
 def _backward(task: Task, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """The loss on a batch; its gradient is left in the parameters."""
-    with autocast(batch.targets.device):
+    with autocast(batch.inputs["input_ids"].device):
         loss = task.loss(model(**batch.inputs).float(), batch.targets)
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
