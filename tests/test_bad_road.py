@@ -1,6 +1,7 @@
 """A workspace, a registry or a disk that is not as it should be: a clear error, and the champion goes on answering."""
 
 import http.server
+import json
 import socket
 import sqlite3
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from shell import staytuned, staytuned_in
-from tiny import make_rows, set_params, write_csv
+from tiny import make_rows, make_workspace, set_params, write_csv
 
 from staytuned import serve
 from staytuned.data import batches
@@ -186,3 +187,14 @@ def test_an_ingest_that_finds_the_disk_full_can_be_done_again(road: Workspace, r
     assert [batch.rows for batch in batches.manifest(road)] == [600, 600]
     status = subprocess.run([sys.executable, "-m", "dvc", "status"], cwd=road.root, capture_output=True, text=True)
     assert status.returncode == 0 and "data/batches.dvc" not in status.stdout, status.stdout + status.stderr
+
+
+def test_a_base_model_that_does_not_fit_the_task_is_refused_before_any_work(tmp_path: Path) -> None:
+    road = make_workspace(tmp_path / "road")
+    rows = write_csv(tmp_path / "rows.csv", make_rows(60))
+    assert staytuned(road, "ingest", rows).returncode == 0
+    config = road.root / "base-models" / "tiny" / "config.json"
+    facts = read_json(config) | {"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True}
+    config.write_text(json.dumps(facts))
+    refused(staytuned(road, "run"), 78, "holds a T5ForConditionalGeneration", "'text-classification' needs an encoder")
+    assert not road.accepted.exists()

@@ -100,9 +100,7 @@ def test_a_row_under_our_own_names(tmp_path: Path) -> None:
 
 def test_columns_are_mapped_to_ours(tmp_path: Path) -> None:
     content = b"Review,Number,Verdict,unused\nIt works,7,positive,x\n"
-    columns = Columns(
-        text="Review", text_pair=None, label="Verdict", id="Number", source=None, group=None, keep=[]
-    )
+    columns = Columns(text="Review", text_pair=None, label="Verdict", id="Number", source=None, group=None, keep=[])
     ((row,), _) = read_bytes(tmp_path, content, columns)
     assert (row["row"], row["text"], row["label"], row["group"]) == (f"{NO_SOURCE}:7", "It works", "positive", None)
     assert "unused" not in row

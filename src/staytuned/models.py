@@ -9,11 +9,12 @@ import importlib.util
 import os
 import re
 import shutil
+import struct
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from staytuned.errors import MissingError, ParamsError
+from staytuned.errors import DataError, MissingError, ParamsError
 from staytuned.files import read_json, sha256
 
 WEIGHTS = "*.safetensors"
@@ -21,7 +22,11 @@ FILES = ["*.json", "*.txt", "*.model", "*.jinja", WEIGHTS]  # what a base model 
 FITTING = {  # by class of transformers: what it is, one that fits, how the classes of such weights end
     "AutoModel": ("an encoder", "sentence-transformers/all-MiniLM-L6-v2", ""),
     "AutoModelForCausalLM": ("a decoder", "HuggingFaceTB/SmolLM2-135M-Instruct", "ForCausalLM|LMHeadModel"),
-    "AutoModelForMaskedLM": ("a masked language model", "distilbert/distilbert-base-uncased", "ForMaskedLM|PreTraining"),
+    "AutoModelForMaskedLM": (
+        "a masked language model",
+        "distilbert/distilbert-base-uncased",
+        "ForMaskedLM|PreTraining",
+    ),
     "AutoModelForSeq2SeqLM": ("an encoder-decoder", "google-t5/t5-small", "ForConditionalGeneration|MTModel"),
 }
 
@@ -88,8 +93,8 @@ def check_fits(base: Path, kind: str, task: str) -> None:
         others = [words for words, _, ends in FITTING.values() if ends and re.search(f"({ends})$", made)]
         also = f", {others[0]}" if others else ""
         raise ParamsError(
-            f"model.base: {base} holds a {made} of type {config.get('model_type')!r}{also}, but task.name {task!r} needs "
-            f"{wanted}, such as {example}; change one of the two"
+            f"model.base: {base} holds a {made} of type {config.get('model_type')!r}{also}, but task.name "
+            f"{task!r} needs {wanted}, such as {example}; change one of the two"
         )
 
 
@@ -100,6 +105,7 @@ def unpacked(file: Path) -> Path:
 
     Raises:
         MissingError: the package ``gguf`` is not installed.
+        DataError: the file is cut short, or holds a model of a kind that transformers does not unpack.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "staytuned" / "base-models"
     folder = cache / f"{file.stem}-{sha256(file)[:16]}"
@@ -110,7 +116,10 @@ def unpacked(file: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=cache))
     try:
-        _unpack(file, temporary)
+        try:
+            _unpack(file, temporary)
+        except (ValueError, LookupError, struct.error) as error:
+            raise DataError(f"{file} could not be unpacked: {error}; is it whole, and a decoder's?") from error
         try:
             temporary.rename(folder)
         except OSError:  # another process was faster

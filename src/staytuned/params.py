@@ -140,6 +140,13 @@ class Encode(Section):
     max_tokens: Annotated[int, Field(ge=4)]
 
 
+class Lora(Section):
+    """Low-rank adapters: what is learned beside frozen weights."""
+
+    rank: Count
+    alpha: Count
+
+
 class Train(Section):
     """Fine-tuning."""
 
@@ -154,6 +161,7 @@ class Train(Section):
     warmup: Share
     dropout: Annotated[float, Field(ge=0, lt=1)]
     sharpness: Annotated[float, Field(ge=0)]
+    lora: Lora | None
     clip: Positive
     evaluations_per_epoch: Count
     patience: Count

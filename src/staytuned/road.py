@@ -10,6 +10,7 @@ from staytuned.data import batches, example
 from staytuned.data.readers import Reader
 from staytuned.entry_points import task_class
 from staytuned.errors import DataError, GateError, MissingError, RegistryError
+from staytuned.models import check_fits, find_base
 from staytuned.pages import prefect_settings, start_prefect
 from staytuned.params import Params
 from staytuned.progress import busy
@@ -37,6 +38,7 @@ def run(workspace: Workspace) -> Release:
         return already
     if not batches.manifest(workspace):
         _first_batch(workspace, params)
+    _check_base(workspace, params)
     outcome = _flow(workspace)
     summary(workspace, params, outcome)
     if outcome.decision.outcome == "BLOCK":
@@ -56,6 +58,14 @@ def _nothing_to_do(workspace: Workspace, params: Params) -> Release | None:
 def _said_already(release: Release) -> str:
     kept = f"version {release.version} is {release.alias}" if release.version else "nothing was registered"
     return f"nothing to do: no row, parameter or line of code has changed since {release.decision.outcome}; {kept}"
+
+
+def _check_base(workspace: Workspace, params: Params) -> None:
+    """The base model is there, and fits the task: said before any work."""
+    from staytuned import tasks
+
+    base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
+    check_fits(base, tasks.load(params).kind, params.task.name)
 
 
 def _first_batch(workspace: Workspace, params: Params) -> None:

@@ -117,11 +117,11 @@ class BiEncoder(torch.nn.Module):
         self.encoder = without_pooler(encoder)
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, pair_ids: torch.Tensor, pair_mask: torch.Tensor
+        self, query_ids: torch.Tensor, query_mask: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> torch.Tensor:
-        """Embeddings of both, shape (rows, 2, hidden), of token ids and their masks, each of shape (rows, tokens)."""
+        """Embeddings of queries and passages, shape (rows, 2, hidden), of token ids and masks, each (rows, tokens)."""
         found = []
-        for ids, mask in ((input_ids, attention_mask), (pair_ids, pair_mask)):
+        for ids, mask in ((query_ids, query_mask), (input_ids, attention_mask)):
             states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
             found.append(torch.nn.functional.normalize(mean_of_tokens(states, mask), dim=1))
         return torch.stack(found, dim=1)

@@ -9,10 +9,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig
 
-from staytuned.modelling.examples import BATCH_TOKENS, Examples
+from staytuned.modelling.examples import NOTHING, batches_by_length
 from staytuned.modelling.heads import backbone, mask_of, padded
-
-NOTHING = -100  # the label of a token that nothing is learned from
 
 
 class TokenLoss(torch.nn.Module):
@@ -34,24 +32,6 @@ class TokenLoss(torch.nn.Module):
             inputs["decoder_input_ids"] = self.encoder.prepare_decoder_input_ids_from_labels(labels)
         logits = self.encoder(**inputs).logits
         return cross_entropy(logits.transpose(1, 2), labels, ignore_index=NOTHING, reduction="none")
-
-
-def inputs_of(examples: Examples, places: list[int]) -> dict[str, torch.Tensor]:
-    """What ``TokenLoss`` takes, out of the columns ``input_ids`` and ``labels``."""
-    ids = examples.lists("input_ids", places)
-    labels = padded(examples.lists("labels", places), NOTHING)
-    return {"input_ids": padded(ids), "attention_mask": mask_of(ids), "labels": labels}
-
-
-def mean_loss(losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean over the target tokens of a batch."""
-    return losses.sum() / (labels != NOTHING).sum().clamp(min=1)
-
-
-def losses_of_targets(losses: torch.Tensor, labels: torch.Tensor) -> list[numpy.ndarray]:
-    """For each row the losses of its target tokens."""
-    rows = zip(losses.float().cpu().numpy(), (labels != NOTHING).cpu().numpy(), strict=True)
-    return [values[is_target] for values, is_target in rows]
 
 
 def base_model(kind: str, folder: Path) -> TokenLoss:
@@ -81,7 +61,7 @@ def generate(model: Any, prompts: Sequence[numpy.ndarray], end: int | None, most
         decoder_start_token_id=None if is_decoder else config.decoder_start_token_id,
     )
     found: dict[int, list[int]] = {}
-    for places in _batches([len(prompt) + (most if is_decoder else 0) for prompt in prompts]):
+    for places in batches_by_length([len(prompt) + most for prompt in prompts]):
         rows = [prompts[place][::-1] for place in places]  # a decoder is padded on the left: it goes on at the right
         ids, mask = padded(rows).flip(1), mask_of(rows).flip(1)
         if not is_decoder:
@@ -90,17 +70,6 @@ def generate(model: Any, prompts: Sequence[numpy.ndarray], end: int | None, most
         answers = said[:, ids.shape[1] if is_decoder else 1 :].cpu().tolist()
         found.update(zip(places, (_until(answer, ends) for answer in answers), strict=True))
     return [found[place] for place in range(len(prompts))]
-
-
-def _batches(lengths: list[int]) -> list[list[int]]:
-    """Places, longest first, up to so many tokens together: those of one length need no padding."""
-    batches: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= BATCH_TOKENS:
-            batches[-1].append(place)
-        else:
-            batches.append([place])
-    return batches
 
 
 def _until(ids: list[int], ends: int | list[int]) -> list[int]:

@@ -39,6 +39,10 @@ def run(workspace: Workspace, params: Params) -> None:
     validation = Side(rows_of(workspace, VALIDATION), Examples.read(workspace.encoded / f"{VALIDATION}.arrow"))
     base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
     model = task.model(backbone(task.kind, base, params.train.dropout, pretrained=True), params.train.dropout)
+    if params.train.lora:
+        from staytuned.modelling.lora import with_lora
+
+        model = with_lora(model, params.train.lora.rank, params.train.lora.alpha, params.train.dropout)
     curve = workspace.curve
     write_text(curve, ",".join(field.name for field in dataclasses.fields(Point)) + "\n")
 

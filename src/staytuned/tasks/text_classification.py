@@ -1,7 +1,7 @@
 """Text classification, one label of several."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy
 import pandas
@@ -75,9 +75,10 @@ class Options(TaskOptions):
 class TextClassification(Task):
     """The mean of the encoder's states under a linear head; a prediction is a row of probabilities."""
 
-    Options = Options
-    columns = ("text",)
-    metrics = (
+    Options: ClassVar[type[TaskOptions]] = Options
+    columns: ClassVar[tuple[str, ...]] = ("text",)
+    can_be_part: ClassVar[bool] = True
+    metrics: tuple[Metric, ...] = (
         Metric("macro_f1", "macro-F1"),
         Metric("accuracy", "accuracy"),
         Metric("calibration_error", "calibration error", higher_is_better=False),
@@ -131,7 +132,12 @@ class TextClassification(Task):
         """A linear head on the mean of the states."""
         from staytuned.modelling.heads import PooledHead
 
-        return PooledHead(backbone, len(self.classes), dropout)
+        return PooledHead(backbone, self.width, dropout)
+
+    @property
+    def width(self) -> int:
+        """An output for each label."""
+        return len(self.classes)
 
     def loss(self, outputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
         """Cross-entropy."""

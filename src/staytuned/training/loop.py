@@ -108,12 +108,20 @@ def fit(
         seen(point)
         since_best += 1
         if best is None or sign * (point.validation_score - best[1].validation_score) > 0:
-            weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-            best, since_best = (weights, point), 0
+            best, since_best = (_weights(model, params), point), 0
         if since_best >= params.patience:
             break
     assert best is not None
     return best
+
+
+def _weights(model: torch.nn.Module, params: Train) -> Weights:
+    """A copy on the processor, adapters merged into what they adapt."""
+    if params.lora:
+        from staytuned.modelling.lora import merged
+
+        return merged(model)
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
 def _mean_loss(losses: list[tuple[list[int], torch.Tensor]], examples: Examples, step: int) -> float:
@@ -191,6 +199,8 @@ def _parameter_groups(model: torch.nn.Module, params: Train) -> list[dict[str, A
     """The head, which starts from nothing, learns at a rate of its own; matrices decay, biases and norms do not."""
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = defaultdict(list)
     for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            continue
         rate = params.head_learning_rate if name.startswith("head.") else params.learning_rate
         groups[rate, params.weight_decay if weight.ndim > 1 else 0.0].append(weight)
     return [{"params": weights, "lr": rate, "weight_decay": decay} for (rate, decay), weights in groups.items()]

@@ -1,0 +1,53 @@
+"""CoNLL columns: a token and its tag on a line, sentences parted by blank lines."""
+
+import re
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+from staytuned.data.readers import Found
+
+TAG = re.compile(r"O|[BI]-.+")
+
+
+def sentences(lines: Iterator[str]) -> Iterator[Found]:
+    """A row for each sentence: its tokens joined by blanks, and the spans that its IOB2 tags say.
+
+    A line has a token in its first column and its tag in the last, with tabs or blanks between; ``-DOCSTART-`` ends a
+    sentence as a blank line does (Tjong Kim Sang & De Meulder 2003, section 2.1).
+    """
+    text, spans, problems, last, before, columns = "", list[list[Any]](), list[str](), 0, "O", 0
+    for number, line in enumerate(chain(lines, [""]), 1):
+        fields = re.split(r"[ \t]+", line.strip())
+        token = fields[0]
+        if token in ("", "-DOCSTART-"):
+            if text:
+                yield last, {"text": text, "label": spans}, "; ".join(problems) or None
+            text, spans, problems, before = "", [], [], "O"
+            continue
+        columns = columns or max(2, len(fields))
+        problem = _problem(fields, columns, before)
+        if problem:
+            problems.append(f"line {number} has {problem}")
+        tag = fields[-1] if TAG.fullmatch(fields[-1]) else "O"
+        text = f"{text} {token}" if text else token
+        if _continues(tag, before):
+            spans[-1][1] = len(text)
+        elif tag != "O":
+            spans.append([len(text) - len(token), len(text), tag[2:]])
+        before, last = tag, number
+
+
+def _problem(fields: list[str], columns: int, before: str) -> str | None:
+    tag = fields[-1]
+    if len(fields) != columns:
+        return f"{len(fields)} column(s), not {columns}"
+    if not TAG.fullmatch(tag):
+        return f"the tag {tag!r}, which is not O, B-type or I-type"
+    if tag[0] == "I" and not _continues(tag, before):
+        return f"{tag} without its B-{tag[2:]}; tags must be IOB2"
+    return None
+
+
+def _continues(tag: str, before: str) -> bool:
+    return tag[0] == "I" and before[2:] == tag[2:]
