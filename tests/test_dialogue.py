@@ -267,6 +267,15 @@ def test_a_text_that_is_no_chat_is_what_a_user_says(chatty: Path) -> None:
         assert prompt == f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
 
+def test_a_chat_that_would_not_be_learned_from_is_answered_all_the_same(chatty: Path) -> None:
+    task, tokenizer = adapted(chatty)
+    for text in ('[{"role": "assistant", "content": "a"}]', '[{"role": "system", "content": "a"}]', '[{"content": 1}]'):
+        said = task.predict(
+            base_model(task.kind, chatty), tokenizer, frame_of([text]), examples_of(task, tokenizer, text)
+        )
+        assert [type(one.reply) for one in said] == [str]
+
+
 def test_replies_do_not_depend_on_the_reply_that_is_there_or_on_other_chats(chatty: Path) -> None:
     task, tokenizer = adapted(chatty)
     model = base_model(task.kind, chatty)

@@ -70,6 +70,16 @@ def predict(workspace: "Workspace", arguments: argparse.Namespace) -> None:
         print(serve.predict_text(workspace, arguments.text, arguments.pair))
 
 
+def compare(workspace: "Workspace", arguments: argparse.Namespace) -> None:
+    """Set zero-shot, few-shot and full fine-tuning side by side on the workspace's rows.
+
+    Example: staytuned compare
+    """
+    from staytuned import compare as comparison
+
+    comparison.compare(workspace)
+
+
 def sync(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     """Set the alias back to what the ledger says, and pin today's champion for the next evaluation.
 
@@ -102,7 +112,7 @@ def init(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     print("`staytuned ingest FILE` and `staytuned run`")
 
 
-COMMANDS: list[Command] = [run, ingest, readmit, example, predict, sync, ui, init]
+COMMANDS: list[Command] = [run, ingest, readmit, example, predict, compare, sync, ui, init]
 SOURCES = ("product", "film", "tweet", "editorial")
 
 

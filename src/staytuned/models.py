@@ -64,7 +64,9 @@ def find_base(name: str, folders: list[Path]) -> Path:
 def fingerprint(folder: Path) -> str:
     """SHA-256 over the weights and the tokenizer of a model folder: what was used, whatever its name."""
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob(WEIGHTS), folder / "tokenizer.json", folder / "config.json"]):
+    for path in sorted(
+        [*folder.glob(WEIGHTS), *folder.glob("chat_template.jinja"), folder / "tokenizer.json", folder / "config.json"]
+    ):
         digest.update(f"{path.name} {sha256(path)}\n".encode())
     return digest.hexdigest()
 

@@ -26,6 +26,7 @@ class Predictor:
         made = class_at(about["class"])
         self.task: Task = made(made.Options.model_validate(about["task"]))
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.task.read(folder)
         self.task.adapt(self.tokenizer, about["max_tokens"])
         self.model = self.task.model(backbone(self.task.kind, folder, 0.0, pretrained=False), 0.0).eval()
         self.model.load_state_dict(load_file(folder / "model.safetensors"))

@@ -35,6 +35,7 @@ def run(workspace: Workspace, params: Params) -> None:
     accepted = pyarrow.parquet.ParquetFile(workspace.accepted)
     split = pyarrow.parquet.ParquetFile(workspace.split)
     counts = {side: dict.fromkeys(("rows", "examples", "tokens", "truncated"), 0) for side in SIDES}
+    task.read(base)
     task.adapt(tokenizer, params.encode.max_tokens)
     schema = task.encode(tokenizer, accepted.schema_arrow.empty_table().to_pandas()).schema
     schema = schema.remove(schema.get_field_index("place")).insert(0, pyarrow.field("row", pyarrow.string()))

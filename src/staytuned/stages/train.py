@@ -84,6 +84,6 @@ def _save(folder: Path, model: Any, weights: dict[str, torch.Tensor], base: Path
         except SafetensorError as error:  # it wraps the system's own
             raise disk_full(folder) if is_full(error) else StorageError(f"{folder}: {error}") from error
         temporary.chmod(0o644)  # it is born readable by its owner alone
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)

@@ -103,7 +103,7 @@ class Dialogue(Generative):
         inputs, labels, prompts, truncated = list[list[int]](), list[list[int]](), list[list[int]](), list[bool]()
         for text in frame["text"]:
             turns = chat.turns_of(text)
-            open_turns = turns[:-1] if turns[-1]["role"] == chat.REPLY else turns
+            open_turns = turns[:-1] if turns[-1]["role"] == chat.REPLY and len(turns) > 1 else turns
             ids, learned, cut = self._fitted(tokenizer, turns, self.max_tokens)
             wanted = [token if is_reply else NOTHING for token, is_reply in zip(ids, learned, strict=True)]
             inputs.append(ids[:-1])
