@@ -68,7 +68,10 @@ def compare(workspace: Workspace) -> dict[str, Any]:
     seen = numpy.zeros(len(test), bool)
     if champion:
         methods.append(_full(champion))
-        notes.append("full fine-tuning: how long its training took is not recorded")
+        notes.append(
+            "full fine-tuning: labels are those of its training rows, validation rows chose when to stop; how long it "
+            "took is not recorded"
+        )
         seen = _seen(test, champion)
     if params.compare.decoder is None:
         notes.append("compare.decoder is null: zero-shot and few-shot by prompt are left out")
@@ -157,10 +160,10 @@ def _champion(workspace: Workspace, task: Task) -> tuple[Path | None, list[str]]
     if last is None:
         return None, ["there is no champion yet: full fine-tuning is left out; `staytuned run` trains one"]
     folder = local_copy(workspace, last.facts["version"])
-    labels = read_json(folder / "staytuned.json")["task"].get("labels")
-    if labels != task.classes:
-        known, wanted = ", ".join(labels or ["other things"]), ", ".join(task.classes)
-        return None, [f"the champion knows {known}, but task.labels is {wanted}: full fine-tuning is left out"]
+    about = read_json(folder / "staytuned.json")["task"]
+    if (about["name"], about.get("labels")) != (TASK, task.classes):
+        known = ", ".join([about["name"], *about.get("labels", [])])
+        return None, [f"the champion is for another task or other labels ({known}): full fine-tuning is left out"]
     return folder, []
 
 

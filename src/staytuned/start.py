@@ -48,6 +48,7 @@ def _for_own_data(path: Path, task: str, differences: dict[str, Any]) -> None:
     yaml.preserve_quotes = True
     params = yaml.load(path)
     params["ingest"]["example"] = None
+    params["compare"]["descriptions"] = {}
     own: dict[str, Any] = {"text": "text", "label": "label", "id": None, "source": None, "group": None, "keep": []}
     params["ingest"]["columns"].update(own)
     _update(params, differences | {"task": {"name": task} | differences["task"]})

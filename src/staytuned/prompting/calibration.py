@@ -9,9 +9,10 @@ CLOSE = 1e-9  # how far from uniform the mean may stay
 def label_bias(logits: numpy.ndarray) -> numpy.ndarray:
     """What to add to the logits of each label, shape (labels,), so that the labels are equally likely on average.
 
-    A model prefers some labels whatever the text (Zhao et al. 2021, Calibrate Before Use, section 4; Fei et al. 2023,
-    section 3). Divided by its mean probability over texts, no label is preferred; that is done until it holds
-    (prior matching: Liusie et al. 2023, Mitigating Word Bias in Zero-shot Prompt-based Classifiers).
+    A model prefers some labels whatever the text (Zhao et al. 2021, Calibrate Before Use, section 4), and more or less
+    so with the domain (Fei et al. 2023, Mitigating Label Biases for In-context Learning). So the probability of each
+    label is divided by its mean over texts of the domain, again and again until the means are equal (prior matching:
+    Liusie et al. 2023, Mitigating Word Bias in Zero-shot Prompt-based Classifiers).
 
     Args:
         logits: Of unlabelled texts, shape (texts, labels).

@@ -87,7 +87,10 @@ class Decoder:
 
 
 class Similar:
-    """Chooses as examples, out of labelled rows, of each label those whose embeddings are most like the text's."""
+    """Chooses as examples, out of labelled rows, of each label those whose embeddings are most like the text's.
+
+    Liu et al. 2022, What Makes Good In-Context Examples for GPT-3?, section 2; here balanced over the labels.
+    """
 
     def __init__(self, embed: Embedder, rows: Labelled, seed: int) -> None:
         self._embed, self._rows = embed, rows

@@ -11,7 +11,7 @@ TEMPERATURE = 0.05  # of cosines; sentence encoders are trained with it, as 1 / 
 def by_descriptions(embed: Embedder, descriptions: list[str], unlabelled: list[str]) -> Predict:
     """Labels by the cosine between the embeddings of a text and of each label's description.
 
-    Yin et al. 2019, Benchmarking Zero-shot Text Classification, section 5 (label embedding).
+    Chang et al. 2008, Importance of Semantic Representation: Dataless Classification.
 
     Args:
         embed: The base encoder.
