@@ -1,6 +1,7 @@
 """Spans of characters in, the very same out: by way of tags, pieces and windows, in any script."""
 
 import json
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from staytuned.predictor import Predictor, frame_of
 from staytuned.stages import encode, evaluate, split, train, validate
 from staytuned.start import init
 from staytuned.tasks import Side
-from staytuned.tasks.token_classification import Entity, Options, TokenClassification, spans_of
+from staytuned.tasks.token_classification import Entity, Options, TokenClassification, likeliest_tags, spans_of
 
 TYPES = ["product", "place"]
 OUT, B_PRODUCT, I_PRODUCT, B_PLACE, I_PLACE, NONE = 0, 1, 2, 3, 4, -100
@@ -187,8 +188,7 @@ def test_a_span_within_a_word_is_exact_where_all_pieces_are_tagged() -> None:
         ([OUT, OUT, OUT, OUT], []),
         ([B_PRODUCT, I_PRODUCT, OUT, B_PLACE], [(0, 8, "product"), (12, 16, "place")]),
         ([B_PRODUCT, B_PRODUCT, I_PRODUCT, OUT], [(0, 3, "product"), (4, 11, "product")]),
-        ([I_PRODUCT, I_PRODUCT, OUT, I_PLACE], [(0, 8, "product"), (12, 16, "place")]),  # I- after O begins
-        ([B_PRODUCT, I_PLACE, I_PLACE, I_PRODUCT], [(0, 3, "product"), (4, 11, "place"), (12, 16, "product")]),
+        ([B_PRODUCT, I_PRODUCT, B_PLACE, I_PLACE], [(0, 8, "product"), (9, 16, "place")]),
     ],
 )
 def test_tags_say_these_entities(tags: list[int], found: list[tuple[int, int, str]]) -> None:
@@ -200,6 +200,33 @@ def test_tags_say_these_entities(tags: list[int], found: list[tuple[int, int, st
     assert [entity[:3] for entity in entities] == found
     assert all(entity.text == "the lamp in rome"[entity.start : entity.end] for entity in entities)
     assert [entity.score for entity in entities] == pytest.approx([numpy.e**2 / (numpy.e**2 + 4)] * len(found))
+
+
+@pytest.mark.parametrize(
+    ("logits", "tags"),
+    [
+        ([[3, 0, 0, 0, 0], [1, 0, 2, 0, 0]], [OUT, OUT]),  # I- after O is a doubt about the O
+        ([[3, 2, 0, 0, 0], [1, 0, 3, 0, 0]], [B_PRODUCT, I_PRODUCT]),  # or about the I-
+        ([[0, 0, 3, 0, 0]], [OUT]),
+        ([[0, 3, 0, 0, 0], [0, 0, 1, 0, 2]], [B_PRODUCT, I_PRODUCT]),
+        ([[0, 3, 0, 2, 0], [0, 0, 1, 0, 3]], [B_PLACE, I_PLACE]),
+    ],
+)
+def test_tags_that_contradict_each_other_are_weighed(logits: list[list[float]], tags: list[int]) -> None:
+    assert likeliest_tags(numpy.array(logits, float)).tolist() == tags
+
+
+@given(st.lists(st.lists(st.floats(-9, 9), min_size=5, max_size=5), max_size=4))
+def test_of_all_sequences_that_iob2_knows_the_likeliest_is_found(rows: list[list[float]]) -> None:
+    logits = numpy.array(rows, float).reshape(-1, 5)
+    follows = {(before, tag) for before in range(5) for tag in (OUT, B_PRODUCT, B_PLACE)}
+    follows |= {(B_PRODUCT, I_PRODUCT), (I_PRODUCT, I_PRODUCT), (B_PLACE, I_PLACE), (I_PLACE, I_PLACE)}
+    known = [tags for tags in product(range(5), repeat=len(rows)) if follows.issuperset(pairwise((OUT, *tags)))]
+    found = tuple(likeliest_tags(logits).tolist())
+    assert found in known
+    assert sum(logits[range(len(rows)), found]) == pytest.approx(
+        max(sum(logits[range(len(rows)), tags]) for tags in known), abs=1e-9
+    )
 
 
 def test_the_score_is_the_mean_of_the_words() -> None:

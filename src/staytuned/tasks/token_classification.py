@@ -180,15 +180,15 @@ class TokenClassification(Task):
     # Predictions
 
     def decode(self, frame: pandas.DataFrame, examples: Examples, outputs: list[numpy.ndarray]) -> list[Any]:
-        """The entities of each row, by the likeliest tag of each word, in the order of the text."""
+        """The entities of each row, in the order of the text."""
         found = []
         for text, places in zip(frame["text"], examples.by_row, strict=True):
             at, starts, ends = (examples.lists(name, places) for name in ("at", "starts", "ends"))
             logits = numpy.concatenate([outputs[place][here] for place, here in zip(places, at, strict=True)])
-            likely = softmax(logits.astype(numpy.float64))
+            tags = likeliest_tags(logits.astype(numpy.float64))
+            scores = softmax(logits.astype(numpy.float64))[numpy.arange(len(tags)), tags]
             bounds = numpy.concatenate(starts), numpy.concatenate(ends)
-            tagged = zip(*bounds, likely.argmax(axis=1), likely.max(axis=1, initial=0), strict=True)
-            found.append(self._entities(text, tagged))
+            found.append(self._entities(text, zip(*bounds, tags, scores, strict=True)))
         return found
 
     def _entities(self, text: str, tagged: Iterable[tuple[Any, Any, Any, Any]]) -> list[Entity]:
@@ -272,6 +272,25 @@ class TokenClassification(Task):
 def spans_of(label: Any) -> list[Span]:
     """The spans of a label, in the order of the text; none where there is no label."""
     return sorted((start, end, kind) for start, end, kind in json.loads(label)) if isinstance(label, str) else []
+
+
+def likeliest_tags(logits: numpy.ndarray) -> numpy.ndarray:
+    """The likeliest sequence of tag numbers in which I- follows B- or I- of its type (Viterbi 1967), shape (words,).
+
+    Args:
+        logits: Of the tags of a text's words, shape (words, tags).
+    """
+    before, tag = numpy.indices((logits.shape[1], logits.shape[1]))
+    barred = numpy.where((tag > 0) & (tag % 2 == 0) & (before != tag) & (before != tag - 1), -numpy.inf, 0)
+    best, steps = numpy.where(numpy.arange(logits.shape[1]) == 0, 0, -numpy.inf), []  # a text begins as after O
+    for scores in logits:
+        paths = best[:, None] + barred
+        steps.append(paths.argmax(axis=0))
+        best = paths.max(axis=0) + scores
+    tags = [best.argmax()]
+    for step in reversed(steps):
+        tags.append(step[tags[-1]])
+    return numpy.array(tags[-2::-1], int)
 
 
 def _is_span(value: Any) -> bool:
