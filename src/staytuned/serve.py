@@ -55,7 +55,7 @@ def predict_text(workspace: Workspace, text: str, pair: str | None = None) -> st
 def predict_file(workspace: Workspace, source: Path, target: Path) -> int:
     """Write one row for each row of ``source``: its texts and the prediction; returns how many.
 
-    A row that has no text to judge gets no prediction, and says why in ``problem``.
+    A row that the task cannot judge gets no prediction, and says why in ``problem``.
     """
     params = Params.read(workspace.params)
     theirs = params.ingest.columns
@@ -74,14 +74,17 @@ def predict_file(workspace: Workspace, source: Path, target: Path) -> int:
         for chunk in _chunks(first, rows):
             texts = [[row[name] or "" for name in needed] for row in chunk]
             frame = frame_of([one[0] for one in texts], [one[-1] for one in texts])
+            faults = model.task.faults(frame)
+            frame.loc[[fault is not None for fault in faults], ["text", "text_pair"]] = ""
             said = model.task.table(model.predict(frame))
             if not count:
                 table.writerow(["row", *needed, *said, "version", "problem"])
-            for row, given, values in zip(chunk, texts, zip(*said.values(), strict=True), strict=True):
+            answers = zip(*said.values(), strict=True)
+            for row, given, fault, values in zip(chunk, texts, faults, answers, strict=True):
                 count += 1
-                whole = all(text.strip() for text in given)
+                whole = fault is None and all(text.strip() for text in given)
                 shown = [f"{value:.6f}" if isinstance(value, float) else value for value in values]
-                problem = row["problem"] or ("" if whole else "no text")
+                problem = row["problem"] or fault or ("" if whole else "no text")
                 table.writerow([count, *given, *(shown if whole else [""] * len(shown)), version, problem])
     return count
 
