@@ -93,7 +93,7 @@ def without(found: Report, path: str) -> Report:
             with_value(report(), "models.base.metrics.macro_f1", 0.71),
             FIRST,
             "BLOCK",
-            "macro-F1, better than frozen embeddings by 0.040 < gate.min_gain 0.05",
+            "gain in macro-F1 over frozen embeddings 0.040 < gate.min_gain 0.05",
         ),
         (
             with_value(report(), "models.candidate.metrics.calibration_error", 0.21),
@@ -306,7 +306,7 @@ def perplexity(candidate: float, base: float, interval: list[float]) -> Report:
         (perplexity(20, 40, [-0.4, 0.6]), "HOLD", "is not ruled out"),
         (perplexity(21, 40, [0.1, 0.3]), "BLOCK", "worse"),
         (perplexity(31, 40, [-3, -1]), "BLOCK", "perplexity 31.000 > gate.bounds.perplexity 30"),
-        (perplexity(18, 18.5, [-3, -1]), "BLOCK", "perplexity, better than the base model by 0.500 < gate.min_gain 1"),
+        (perplexity(18, 18.5, [-3, -1]), "BLOCK", "gain in perplexity over the base model 0.500 < gate.min_gain 1"),
     ],
 )
 def test_where_less_is_better_everything_is_turned_round(evidence: Report, outcome: str, reason: str) -> None:

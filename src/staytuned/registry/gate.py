@@ -127,7 +127,7 @@ def _bounds(report: dict[str, Any], policy: Gate) -> tuple[list[str], list[str]]
         )
         for name, bound in policy.bounds.items()
     ]
-    checks.append((f"{first['title']}, better than {report['before']} by", gain, "gate.min_gain", policy.min_gain, 1))
+    checks.append((f"gain in {first['title']} over {report['before']}", gain, "gate.min_gain", policy.min_gain, 1))
     missed, kept = list[str](), list[str]()
     for what, value, key, bound, direction in checks:
         good = direction * value >= direction * bound

@@ -83,7 +83,7 @@ class TextClassification(Task):
         Metric("accuracy", "accuracy"),
         Metric("calibration_error", "calibration error", higher_is_better=False),
     )
-    before = "frozen embeddings, logistic regression"
+    before = "frozen embeddings with logistic regression"
     start = {"task": {"labels": ["negative", "neutral", "positive"], "label_from_rating": None}}
 
     @property

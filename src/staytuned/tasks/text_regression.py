@@ -58,7 +58,7 @@ class TextRegression(Task):
         Metric("mae", "mean absolute error", higher_is_better=False),
         Metric("spearman", "Spearman correlation"),
     )
-    before = "frozen embeddings, ridge regression"
+    before = "frozen embeddings with ridge regression"
     start = {
         "task": {"low": 1.0, "high": 5.0, "levels": None},
         "train": {"epochs": 4},
