@@ -83,7 +83,7 @@ def fit(
     per_epoch = steps // params.epochs
     evaluate_at = {round(per_epoch * k / params.evaluations_per_epoch) for k in range(1, steps + 1)}
     sign = 1 if task.validation_metric.higher_is_better else -1
-    best: tuple[Weights, Point] | None = None
+    best: tuple[tuple[float, float], Weights, Point] | None = None
     since_best, losses = 0, list[tuple[list[int], torch.Tensor]]()
     for step, places in enumerate(_all_batches(train, params), 1):
         optimizer.zero_grad(set_to_none=True)
@@ -107,12 +107,13 @@ def fit(
         point = Point(step, step / per_epoch, mean, rate, loss_here, score)
         seen(point)
         since_best += 1
-        if best is None or sign * (point.validation_score - best[1].validation_score) > 0:
-            best, since_best = (_weights(model, params), point), 0
+        rank = (sign * point.validation_score, -point.validation_loss)  # a tied score says nothing: the loss decides
+        if best is None or rank > best[0]:
+            best, since_best = (rank, _weights(model, params), point), 0
         if since_best >= params.patience:
             break
     assert best is not None
-    return best
+    return best[1:]
 
 
 def _weights(model: torch.nn.Module, params: Train) -> Weights:
