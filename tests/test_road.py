@@ -143,7 +143,8 @@ def test_a_run_whose_stages_were_all_cached_is_complete_in_mlflow(road: Workspac
     assert cached[0] == "FINISHED" and {"lineage", "reports"} <= set(cached[3])
 
 
-def test_new_rows_are_judged_beside_the_pinned_champion(road: Workspace) -> None:
+def test_a_model_trained_on_from_the_champion_is_judged_beside_it(road: Workspace) -> None:
+    set_params(road, train__start="champion")
     rows = write_csv(road.root / "more.csv", make_rows(200, seed=1))
     assert staytuned(road, "ingest", rows).returncode == 0
     before = Ledger(road.ledger).entries()
@@ -153,6 +154,11 @@ def test_new_rows_are_judged_beside_the_pinned_champion(road: Workspace) -> None
     assert report["models"]["champion"]["version"] == 1
     assert set(report["comparisons"]) == {"base", "champion"}
     assert Ledger(road.ledger).entries()[len(before)].kind == DECISION
+    assert read_json(road.candidate / "staytuned.json")["start"]["version"] == 1
+    assert (
+        read_json(road.candidate / "staytuned.json")["rows"] < read_json(road.reports / "split.json")["sides"]["train"]
+    )
+    assert "nothing to do" in staytuned(road, "run").stdout  # a promotion alone calls for no further training
 
 
 def test_a_road_cut_between_ledger_and_alias_is_brought_to_its_end(road: Workspace) -> None:

@@ -161,7 +161,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     params = Params.read(whole.params)
     rows = write_csv(folder / "rows.csv", make_rows(120))
     batches.add(whole, Reader(rows, params.ingest.columns, params.ingest.encodings))
-    pin.refresh(whole)
+    pin.refresh(whole, Params.read(whole.params), arrived=True)
     outcome = {}
     for stage, declared in STAGES.items():
         alone = folder / stage

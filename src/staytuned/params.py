@@ -152,6 +152,8 @@ class Train(Section):
 
     seed: Annotated[int, Field(ge=0)]
     threads: Count
+    start: Literal["base", "champion"]
+    replay: Annotated[float, Field(ge=0)]
     device: Literal["auto", "cpu", "cuda"]
     epochs: Count
     batch_size: Count

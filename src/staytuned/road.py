@@ -136,7 +136,7 @@ def _arrive(workspace: Workspace, reader: Reader) -> tuple["Batch", bool]:
     with workspace.hold(), busy(f"ingesting {reader.path.name}"):
         batch, new = batches.add(workspace, reader, readmits=isinstance(reader, batches.Corrected))
         pipeline.pin_code(workspace)
-        pin.refresh(workspace)
+        pin.refresh(workspace, Params.read(workspace.params), arrived=True)
         pipeline.track(workspace, workspace.batches, workspace.pin)
     if new:
         decoded = "".join(f", {count} lines decoded as {name}" for name, count in batch.decoded.items())

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy
 import pandas
@@ -14,6 +15,7 @@ from staytuned.params import Split
 from staytuned.workspace import Workspace
 
 TRAIN, VALIDATION, TEST, KEPT_OUT = "train", "validation", "test", "kept out"
+TRAINED_ON = "trained_on.u64"  # of a model's folder: hashes of the rows that it learned from or was stopped by
 
 
 def side_of(group: str, split: Split) -> str:
@@ -27,7 +29,18 @@ def side_of(group: str, split: Split) -> str:
 
 def row_hashes(rows: Iterable[str]) -> numpy.ndarray:
     """64-bit hashes of row ids, sorted, as a model carries them to say what it was trained on."""
-    return numpy.sort(numpy.fromiter((xxhash.xxh64_intdigest(row.encode()) for row in rows), dtype="<u8"))
+    return numpy.sort(_hashes(rows))
+
+
+def _hashes(rows: Iterable[str]) -> numpy.ndarray:
+    return numpy.fromiter((xxhash.xxh64_intdigest(row.encode()) for row in rows), dtype="<u8")
+
+
+def unseen(rows: Iterable[str], folders: Iterable[Path]) -> numpy.ndarray:
+    """Which rows no model of these folders was trained on, nor what it was made of; shape (rows,)."""
+    seen = [numpy.fromfile(folder / TRAINED_ON, dtype="<u8") for folder in folders]
+    found: numpy.ndarray = ~numpy.isin(_hashes(rows), numpy.concatenate(seen))
+    return found
 
 
 def rows_of(workspace: Workspace, side: str) -> pandas.DataFrame:

@@ -39,6 +39,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.names)
 
+    def of_rows(self, rows: Sequence[int]) -> "Examples":
+        """The examples of some rows, given by their places in ``by_row``."""
+        places = [place for row in rows for place in self.by_row[row]]
+        return Examples(pyarrow.table(self._columns).take(places))
+
     def column(self, name: str) -> numpy.ndarray:
         """A column with one value an example, shape (examples,)."""
         values: numpy.ndarray = self._columns[name].to_numpy(zero_copy_only=False)

@@ -12,7 +12,7 @@ from staytuned.registry.ledger import CONFIRMATION, PROMOTION, Entry, Ledger
 from staytuned.registry.versions import CHAMPION, Registry, alias_now
 from staytuned.workspace import Workspace
 
-Pin = dict[str, Any]  # "champion" and "best": {"version", "weights"} or None
+Pin = dict[str, Any]  # "champion", "best" and, where training goes on from it, "start": {"version", "weights"} or None
 
 
 def wanted(ledger: Ledger) -> Pin:
@@ -30,15 +30,25 @@ def written(workspace: Workspace) -> Pin | None:
     return read_json(file) if file.is_file() else None
 
 
-def refresh(workspace: Workspace) -> bool:
-    """Bring the pin up to date with the ledger; False if it was."""
-    pin = wanted(Ledger(workspace.ledger))
-    if pin == written(workspace):
+def refresh(workspace: Workspace, params: Params, arrived: bool) -> bool:
+    """Bring the pin up to date with the ledger; False if it was.
+
+    Args:
+        workspace: Whose pin.
+        params: Say whether training goes on from the champion.
+        arrived: Rows have: only then does another champion become the one that training goes on from. A promotion
+            alone calls for no training.
+    """
+    before, pin = written(workspace) or {}, wanted(Ledger(workspace.ledger))
+    continues = params.train.start == "champion"
+    pin["start"] = (pin["champion"] if arrived else before.get("start") or pin["champion"]) if continues else None
+    if pin == before:
         return False
     with replacing_folder(workspace.pin) as folder:  # DVC may have linked its files to the cache: all are new
         for name, about in pin.items():
-            if about and (name == "champion" or about != pin["champion"]):
+            if about and (name != "best" or about != pin["champion"]):
                 shutil.copytree(local_copy(workspace, about["version"]), folder / name)
+        write_json(folder / "start" / "start.json", pin["start"])
         write_json(folder / "pin.json", pin)
     return True
 
@@ -107,7 +117,7 @@ def sync(workspace: Workspace, params: Params) -> list[str]:
         else:
             registry.delete_alias(CHAMPION)
         done.append(f"{difference}: set back")
-    if refresh(workspace):
+    if refresh(workspace, params, arrived=False):
         done.append("pinned " + (_version(last.facts["version"]) if last else "no champion yet"))
     pipeline.track(workspace, workspace.batches, workspace.pin)  # an ingest may have been cut off before it did
     return done

@@ -9,7 +9,7 @@ import pandas
 from transformers.utils import logging
 
 from staytuned import tasks
-from staytuned.data.sides import TEST, TRAIN, row_hashes, rows_of
+from staytuned.data.sides import TEST, TRAIN, rows_of, unseen
 from staytuned.errors import DataError
 from staytuned.files import read_json, write_json
 from staytuned.modelling.examples import Examples
@@ -41,19 +41,19 @@ def run(workspace: Workspace, params: Params) -> None:
     )
     base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
     folders = {"candidate": workspace.candidate, **pinned(workspace)}
-    unseen = _unseen(test.frame["row"].tolist(), list(folders.values()))
-    if not unseen.any():
+    fair = unseen(test.frame["row"], folders.values())  # with another salt, an old model may have seen them
+    if not fair.any():
         raise DataError(
-            f"each of the {len(unseen)} test rows was trained on by {', '.join(folders)}; ingest new rows, or set "
+            f"each of the {len(fair)} test rows was trained on by {', '.join(folders)}; ingest new rows, or set "
             "split.salt back to what it was"
         )
     said = {"base": task.predict_before(base, train, test)}
     with busy("scoring the test rows"):
         for name, folder in folders.items():
             said[name] = Predictor(folder).predict(test.frame)
-    judged = {name: list(itertools.compress(predictions, unseen)) for name, predictions in said.items()}
-    report = compare(task, judged, test.frame[unseen].reset_index(drop=True), params.evaluate)
-    report["test"]["kept_from_judging"] = int((~unseen).sum())
+    judged = {name: list(itertools.compress(predictions, fair)) for name, predictions in said.items()}
+    report = compare(task, judged, test.frame[fair].reset_index(drop=True), params.evaluate)
+    report["test"]["kept_from_judging"] = int((~fair).sum())
     for name, about in _pin(workspace).items():
         if about and name in report["models"]:
             report["models"][name]["version"] = about["version"]
@@ -133,10 +133,3 @@ def _pin(workspace: Workspace) -> dict[str, Any]:
     file = workspace.pin / "pin.json"
     pin: dict[str, Any] = read_json(file) if file.is_file() else {}
     return pin
-
-
-def _unseen(names: list[str], folders: list[Path]) -> numpy.ndarray:
-    """Which rows none of the models was trained on: with another salt, an old model may have seen them."""
-    hashes = numpy.array([row_hashes([name])[0] for name in names], dtype="<u8")
-    seen = [numpy.fromfile(folder / "trained_on.u64", dtype="<u8") for folder in folders]
-    return ~numpy.isin(hashes, numpy.concatenate(seen))

@@ -5,13 +5,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 from staytuned import tasks
-from staytuned.data.sides import TRAIN, VALIDATION, row_hashes, rows_of
+from staytuned.data.sides import TRAIN, TRAINED_ON, VALIDATION, row_hashes, rows_of
 from staytuned.errors import StorageError, disk_full, is_full
 from staytuned.files import read_json, replacing, write_json, write_text
 from staytuned.modelling.examples import Examples
@@ -20,6 +21,7 @@ from staytuned.models import find_base, fingerprint
 from staytuned.params import Params
 from staytuned.progress import bar
 from staytuned.tasks import Side
+from staytuned.training.continual import champion_to_start_from, check_continues, with_replay
 from staytuned.training.loop import Point, fit, make_deterministic, steps_in
 from staytuned.workspace import Workspace
 
@@ -28,7 +30,9 @@ def run(workspace: Workspace, params: Params) -> None:
     """Write the candidate's folder and the learning curve, a line as soon as it is measured.
 
     Raises:
+        DataError: training is to go on from the champion, and no row is new to it.
         MissingError: the base model, or a GPU that was asked for, is not there.
+        ParamsError: training cannot go on from the champion.
         TrainingError: the loss is not a finite number.
     """
     logging.set_verbosity_error()
@@ -38,28 +42,35 @@ def run(workspace: Workspace, params: Params) -> None:
     train = Examples.read(workspace.encoded / f"{TRAIN}.arrow")
     validation = Side(rows_of(workspace, VALIDATION), Examples.read(workspace.encoded / f"{VALIDATION}.arrow"))
     base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
-    model = task.model(backbone(task.kind, base, params.train.dropout, pretrained=True), params.train.dropout)
-    if params.train.lora:
+    options, before = params.train, champion_to_start_from(workspace)
+    model = task.model(backbone(task.kind, base, options.dropout, pretrained=True), options.dropout)
+    if before:
+        check_continues(before, params, task, fingerprint(base))
+        model.load_state_dict(load_file(before / "model.safetensors"))
+        train = with_replay(train, before, options.replay, options.seed)
+        options = options.model_copy(update={"head_learning_rate": options.learning_rate})  # it has learned already
+    if options.lora:
         from staytuned.modelling.lora import with_lora
 
-        model = with_lora(model, params.train.lora.rank, params.train.lora.alpha, params.train.dropout)
+        model = with_lora(model, options.lora.rank, options.lora.alpha, options.dropout)
     curve = workspace.curve
     write_text(curve, ",".join(field.name for field in dataclasses.fields(Point)) + "\n")
 
     title = task.validation_metric.title
     with bar() as display:
-        shown = display.add_task("training", total=steps_in(len(train), params.train))
+        shown = display.add_task("training", total=steps_in(len(train), options))
 
         def seen(point: Point) -> None:
             with curve.open("a", encoding="utf-8") as handle:
                 handle.write(",".join(f"{value:.6g}" for value in dataclasses.astuple(point)) + "\n")
             display.update(shown, description=f"training, validation {title} {point.validation_score:.3f}")
 
-        weights, best = fit(task, model, train, validation, params.train, seen, lambda: display.advance(shown))
+        weights, best = fit(task, model, train, validation, options, seen, lambda: display.advance(shown))
     _save(workspace.candidate, model, weights, base)
-    (workspace.candidate / "trained_on.u64").write_bytes(
-        row_hashes({*train.names, *validation.examples.names}).tobytes()
-    )
+    learned = row_hashes({*train.names, *validation.examples.names})
+    if before:
+        learned = numpy.union1d(learned, numpy.fromfile(before / TRAINED_ON, dtype="<u8"))
+    (workspace.candidate / TRAINED_ON).write_bytes(learned.tobytes())
     write_json(
         workspace.candidate / "staytuned.json",
         {
@@ -70,6 +81,8 @@ def run(workspace: Workspace, params: Params) -> None:
             "encoding": read_json(workspace.reports / "encoding.json")["base"]["sha256"],
             "train": params.section("train"),
             "rows": len(train.by_row),
+            "tokens": int(train.lengths.sum()),  # of one epoch
+            "start": read_json(before / "start.json") if before else None,
             "best": dataclasses.asdict(best),
         },
     )

@@ -1,0 +1,63 @@
+"""Continual training: on from the champion, on the rows that are new to it and a replay of old ones.
+
+Replay keeps what was learned from earlier rows at a fraction of their cost (Robins 1995; for language models
+de Masson d'Autume et al. 2019, section 3).
+"""
+
+from pathlib import Path
+
+import numpy
+
+from staytuned.data.sides import unseen
+from staytuned.errors import DataError, ParamsError
+from staytuned.files import read_json
+from staytuned.modelling.examples import Examples
+from staytuned.params import Params
+from staytuned.tasks import Task
+from staytuned.workspace import Workspace
+
+
+def champion_to_start_from(workspace: Workspace) -> Path | None:
+    """Folder of the champion that training goes on from; None where it starts from the base model."""
+    folder = workspace.pin / "start"
+    return folder if (folder / "model.safetensors").is_file() else None
+
+
+def check_continues(champion: Path, params: Params, task: Task, base: str) -> None:
+    """The champion must have learned the same task on the same base model, of SHA-256 ``base``.
+
+    Raises:
+        ParamsError: it learned something else.
+    """
+    about = read_json(champion / "staytuned.json")
+    now = {
+        "task.name": (about["class"], f"{type(task).__module__}:{type(task).__qualname__}"),
+        "task": (about["task"], params.section("task")),
+        "model.base": (about["base"]["sha256"], base),
+        "encode.max_tokens": (about["max_tokens"], params.encode.max_tokens),
+    }
+    other = [key for key, (then, today) in now.items() if then != today]
+    if other:
+        raise ParamsError(
+            f"train.start is 'champion', but the champion was trained with another {other[0]}; set train.start to "
+            "'base', or set that back"
+        )
+
+
+def with_replay(train: Examples, champion: Path, replay: float, seed: int) -> Examples:
+    """The examples of all rows that are new to the champion, and of ``replay`` old rows for each of them.
+
+    Raises:
+        DataError: no row is new to it.
+    """
+    names = [train.names[places[0]] for places in train.by_row]
+    is_new = unseen(names, [champion])
+    new, old = numpy.flatnonzero(is_new), numpy.flatnonzero(~is_new)
+    if not len(new):
+        raise DataError(
+            f"none of the {len(names)} training rows is new to the champion, which training is to go on from; ingest "
+            "new rows, or set train.start to 'base'"
+        )
+    count = min(len(old), round(replay * len(new)))
+    again = numpy.random.default_rng([seed, len(new)]).choice(old, count, replace=False)
+    return train.of_rows(numpy.sort(numpy.concatenate([new, again])).tolist())
