@@ -153,7 +153,7 @@ def test_the_weights_returned_are_those_of_the_best_evaluation(workspace: Worksp
     # a rate that overshoots: the last evaluation is not the best
     rates = {"learning_rate": 0.1, "head_learning_rate": 0.1}
     weights, best, points, _ = fitted(workspace, tuned(params, epochs=6, patience=99, **rates))
-    assert best == max(points, key=lambda point: point.validation_score)
+    assert best == max(points, key=lambda point: (point.validation_score, -point.validation_loss))
     assert best != points[-1]
     model = fresh_model(workspace)
     model.load_state_dict(weights)
