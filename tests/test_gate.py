@@ -199,7 +199,18 @@ def test_an_interval_that_is_none_blocks(other: str, interval: list[float] | Non
 
 def test_too_few_test_rows_are_missing_evidence() -> None:
     decision = decide(with_value(COMPLETE, "test.rows", 99), LATER, POLICY)
-    assert decision == Decision("BLOCK", ["99 test rows, under gate.min_test_rows 100: missing evidence"])
+    said = "99 test rows, under gate.min_test_rows 100: missing evidence; ingest more rows, or lower gate.min_test_rows"
+    assert decision == Decision("BLOCK", [said])
+
+
+def test_too_few_test_rows_hide_no_missed_bound_and_no_loss() -> None:
+    few = with_value(
+        with_value(report(champion=(-0.3, -0.1)), "test.rows", 99), "models.candidate.metrics.accuracy", 0.5
+    )
+    rows, accuracy, champion = decide(few, SECOND, POLICY).reasons
+    assert "99 test rows" in rows
+    assert "accuracy 0.500 < gate.bounds.accuracy 0.6" in accuracy
+    assert "worse" in champion
 
 
 def test_a_report_on_another_champion_is_no_evidence() -> None:

@@ -186,6 +186,61 @@ class Gate(Section):
     min_test_rows: Count
 
 
+class DriftTrigger(Section):
+    """Retrain when this many of the last windows gave an alarm."""
+
+    alarms: Count
+    windows: Count
+
+    @field_validator("windows")
+    @classmethod
+    def _enough(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("alarms", 1):
+            raise ValueError(f"is {value}, fewer than the alarms asked for; raise it, or lower alarms")
+        return value
+
+
+class Triggers(Section):
+    """When a retraining is due; null: that trigger is off."""
+
+    max_age_days: Positive | None
+    new_rows: Count | None
+    drift: DriftTrigger | None
+    quality_drop: Annotated[float, Field(ge=0)] | None
+    estimated_drop: Annotated[float, Field(ge=0)] | None
+    cost_ceiling: Count | None
+
+
+class Watch(Section):
+    """What ``staytuned watch`` waits for."""
+
+    cron: Name | None
+    incoming: Name
+    settle_seconds: Positive
+    work_pool: Name | None
+
+    @field_validator("cron")
+    @classmethod
+    def _five_fields(cls, value: str | None) -> str | None:
+        if value is not None and len(value.split()) != 5:
+            raise ValueError(f"is {value!r}; cron wants five fields: minute, hour, day, month, day of the week")
+        return value
+
+
+class Alerts(Section):
+    """Who is told. Addresses hold secrets: they stand in no record of the params, and no error shows one."""
+
+    urls: Annotated[list[Name], Field(exclude=True, repr=False)]
+
+    @field_validator("urls")
+    @classmethod
+    def _addresses(cls, value: list[str]) -> list[str]:
+        for number, url in enumerate(value):
+            if "://" not in url:
+                raise ValueError(f"has no address at place {number}: https://appriseit.com lists them, as json://host/")
+        return value
+
+
 class Compare(Section):
     """What ``staytuned compare`` sets beside full fine-tuning."""
 
@@ -223,6 +278,9 @@ class Params(Section):
     train: Train
     evaluate: Evaluate
     gate: Gate
+    triggers: Triggers
+    watch: Watch
+    alerts: Alerts
     compare: Compare
     registry: Registry
 

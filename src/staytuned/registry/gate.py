@@ -37,11 +37,11 @@ def decide(report: dict[str, Any], standing: Standing, policy: Gate) -> Decision
         standing: From the ledger, never from the report.
         policy: The gate section of params.yaml.
     """
-    missing = _missing(report, standing, policy)
+    missing, few = _missing(report, standing, policy), _too_few(report, policy)
     if missing:
-        return Decision("BLOCK", missing)
-    blocks, passes = _bounds(report, policy)
-    holds: list[str] = []
+        return Decision("BLOCK", missing + few)
+    missed, passes = _bounds(report, policy)
+    blocks, holds = few + missed, list[str]()  # all at once: who mends one shall not meet the next a run later
     metric = report["metrics"][0]
     for name, version in _rivals(standing).items():
         difference = report["comparisons"][name][metric["name"]]
@@ -81,11 +81,8 @@ def _missing(report: dict[str, Any], standing: Standing, policy: Gate) -> list[s
     ]
     if not metrics:
         found.append("no metrics: missing evidence")
-    rows = _at(report, "test", "rows")
-    if not _numbers(rows):
+    if not _numbers(_at(report, "test", "rows")):
         found.append("no count of the test rows: missing evidence")
-    elif rows < policy.min_test_rows:
-        found.append(f"{rows} test rows, under gate.min_test_rows {policy.min_test_rows}: missing evidence")
     for name, version in _rivals(standing).items():
         difference = _at(report, "comparisons", name, *metrics[:1])
         interval = _at(difference, "interval")
@@ -98,6 +95,17 @@ def _missing(report: dict[str, Any], standing: Standing, policy: Gate) -> list[s
         elif not _numbers(_at(difference, "difference"), *interval):
             found.append(f"the difference to the {name} is no number: missing evidence")
     return found
+
+
+def _too_few(report: dict[str, Any], policy: Gate) -> list[str]:
+    """Whether there are fewer test rows than the policy asks for, in words."""
+    rows = _at(report, "test", "rows")
+    if not _numbers(rows) or rows >= policy.min_test_rows:
+        return []
+    return [
+        f"{rows} test rows, under gate.min_test_rows {policy.min_test_rows}: missing evidence; ingest more rows, or "
+        "lower gate.min_test_rows"
+    ]
 
 
 def _at(report: Any, *path: str) -> Any:

@@ -1,0 +1,121 @@
+"""Is a retraining due? One pure function from what is known and the policy to an answer with its reasons."""
+
+from dataclasses import dataclass
+
+from staytuned.params import Triggers
+
+PERIOD = 30  # days that the cost ceiling looks back on
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric of the champion on rows that it was not trained on, beside the same metric on its reference rows."""
+
+    title: str
+    higher_is_better: bool
+    rows: int
+    value: float
+    interval: tuple[float, float]
+    reference: float
+
+    @property
+    def drop(self) -> float:
+        """How much worse than on the reference it is at the interval's better end: at least this much was lost."""
+        low, high = self.interval
+        return self.reference - high if self.higher_is_better else low - self.reference
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return (
+            f"{self.title} {self.value:.3f} ({low:.3f} to {high:.3f}) on {self.rows:,} new rows, "
+            f"{self.reference:.3f} on the reference"
+        )
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is known when it is asked."""
+
+    champion: int | None  # version
+    age: float | None  # days since the last training; None: not known
+    new_rows: int  # labelled, and in no training yet
+    alarms: tuple[bool, ...]  # of the champion's windows, the newest last
+    measured: Measured | None  # the task's first metric, on new labelled rows
+    estimated: Measured | None  # accuracy, without their labels
+    cost: int  # training tokens that a retraining is expected to take
+    spent: int  # training tokens of the last ``PERIOD`` days
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Whether to retrain, and why."""
+
+    retrain: bool
+    reasons: list[str]  # the triggers that fired, in words and numbers
+    waiting: list[str]  # what the others wait for, and what forbids
+    expected_cost: int  # training tokens
+
+
+def decide(situation: Situation, policy: Triggers) -> Answer:
+    """Retrain if any trigger fires, unless that costs more than the ceiling allows; without a champion, always."""
+    cost = situation.cost
+    if situation.champion is None:
+        return Answer(True, ["there is no champion yet"], [], cost)
+    triggers = (_age, _rows, _drift, _quality, _estimate)
+    said = [found for trigger in triggers if (found := trigger(situation, policy))]
+    reasons = [why for fired, why in said if fired]
+    waiting = [why for fired, why in said if not fired]
+    ceiling = policy.cost_ceiling
+    if reasons and ceiling is not None and situation.spent + cost > ceiling:
+        above = (
+            f"a retraining is due, but not allowed: it takes about {cost:,} training tokens, and {situation.spent:,} "
+            f"of the {ceiling:,} of triggers.cost_ceiling were spent in the last {PERIOD} days"
+        )
+        return Answer(False, reasons, [above, *waiting], cost)
+    return Answer(bool(reasons), reasons, waiting or ([] if said else ["every trigger is off"]), cost)
+
+
+Said = tuple[bool, str] | None  # whether a trigger fired, and why or what it waits for; None: it is off
+
+
+def _age(situation: Situation, policy: Triggers) -> Said:
+    wanted, age = policy.max_age_days, situation.age
+    if wanted is None:
+        return None
+    if age is None:
+        return False, "the time of the last training is not known"
+    if age < 0:
+        return False, f"the clock stands {-age:.1f} days before the last training; its age is not judged"
+    return age >= wanted, f"{age:.1f} of {wanted:g} days since the last training"
+
+
+def _rows(situation: Situation, policy: Triggers) -> Said:
+    if policy.new_rows is None:
+        return None
+    return situation.new_rows >= policy.new_rows, f"{situation.new_rows:,} of {policy.new_rows:,} new rows"
+
+
+def _drift(situation: Situation, policy: Triggers) -> Said:
+    if policy.drift is None:
+        return None
+    last = situation.alarms[-policy.drift.windows :]
+    found = f"drift in {sum(last)} of the last {len(last)} windows" if last else "no window of new rows yet"
+    return sum(last) >= policy.drift.alarms, f"{found}; {policy.drift.alarms} of {policy.drift.windows} are asked for"
+
+
+def _quality(situation: Situation, policy: Triggers) -> Said:
+    return _drop(situation.measured, policy.quality_drop, "quality on new labels")
+
+
+def _estimate(situation: Situation, policy: Triggers) -> Said:
+    return _drop(situation.estimated, policy.estimated_drop, "estimated quality")
+
+
+def _drop(measured: Measured | None, allowed: float | None, what: str) -> Said:
+    if allowed is None:
+        return None
+    if measured is None:
+        return False, f"{what} is not known yet"
+    if measured.drop > allowed:
+        return True, f"{what}: {measured}; a loss of more than {allowed:g} is certain"
+    return False, f"{what}: {measured}; a loss of more than {allowed:g} is not certain"
