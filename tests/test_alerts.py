@@ -1,0 +1,106 @@
+"""Alerts reach a real receiver, cost a run at most seconds, and show no address to anyone."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from staytuned import alerts
+from staytuned.errors import BusyError, RegistryError
+from staytuned.params import Params
+
+OURS = Path(__file__).parents[1] / "params.yaml"
+
+
+class Receiver(ThreadingHTTPServer):
+    """A webhook that keeps what it is sent; posts to /closed are refused."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Keeping)
+        self.got: list[dict[str, Any]] = []
+        self.url = f"json://127.0.0.1:{self.server_port}"
+
+
+class _Keeping(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        self.server.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(403 if self.path.startswith("/closed") else 200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def params(*urls: str) -> Params:
+    ours = Params.read(OURS)
+    return ours.model_copy(update={"alerts": ours.alerts.model_copy(update={"urls": list(urls)})})
+
+
+def test_an_alert_reaches_every_receiver_and_the_log(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(alerts.FURTHER, f"{receiver.url}/one {receiver.url}/two")
+    alerts.send(params(f"{receiver.url}/three"), "drift", "macro-F1 fell; look at reports/drift")
+    assert [(got["title"], got["message"]) for got in receiver.got] == [
+        ("staytuned, sentiment: drift", "macro-F1 fell; look at reports/drift")
+    ] * 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("staytuned, drift: macro-F1 fell; look at reports/drift")
+
+
+def test_without_a_receiver_there_is_a_line_in_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    alerts.send(params(), "promotion", "version 2 is champion")
+    assert "promotion: version 2 is champion" in capsys.readouterr().err
+
+
+def test_receivers_that_fail_delay_nothing_and_their_addresses_are_not_shown(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        secret = f"json://user:hunter2@127.0.0.1:{silent.getsockname()[1]}/token"
+        monkeypatch.setenv(alerts.FURTHER, f"nothing://hunter2/ {secret}")
+        begun = time.monotonic()
+        alerts.send(params(f"{receiver.url}/closed/hunter2", f"{receiver.url}/open"), "failed run", "no room")
+        assert time.monotonic() - begun < alerts.PATIENCE + 2
+    assert len(receiver.got) == 2  # the others did not keep the fourth from its alert
+    said = capfd.readouterr().err
+    for where in ("alerts.urls, place 0", "STAYTUNED_ALERTS, place 0", "STAYTUNED_ALERTS, place 1"):
+        assert f"an alert did not reach its receiver ({where})" in said
+    assert "alerts.urls, place 1" not in said
+    assert "hunter2" not in said
+
+
+def test_a_failure_is_told_and_goes_on(receiver: Receiver) -> None:
+    with pytest.raises(RegistryError), alerts.on_failure(params(receiver.url)):
+        raise RegistryError("the DVC remote could not be written")
+    (got,) = receiver.got
+    assert got["title"] == "staytuned, sentiment: failed run"
+    assert got["message"].startswith("the DVC remote could not be written\nThe champion goes on answering")
+
+
+@pytest.mark.parametrize("error", [BusyError("another run"), KeyboardInterrupt()], ids=["busy", "Ctrl-C"])
+def test_what_is_no_failure_is_not_told(receiver: Receiver, error: BaseException) -> None:
+    with pytest.raises(type(error)), alerts.on_failure(params(receiver.url)):
+        raise error
+    assert receiver.got == []
+
+
+def test_addresses_stand_in_no_record_of_the_params() -> None:
+    secret = params("json://hunter2/")
+    assert "hunter2" not in secret.model_dump_json() + repr(secret) + str(secret.section("alerts"))
