@@ -1,4 +1,4 @@
-# make run, make test, make ui: the README says what they do.
+# make run, make test, make ui, make demo: the README says what they do.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3.11
@@ -12,7 +12,7 @@ BASE ?= python:3.11-slim
 IMAGE ?= staytuned
 BUILD_FLAGS ?=
 
-.PHONY: run test check ui lock image bench clean
+.PHONY: run test check ui demo backtest lock image bench clean
 
 run: $(INSTALLED)
 	@$(RUN) run
@@ -37,6 +37,14 @@ check: $(INSTALLED)
 bench: $(INSTALLED)
 	@failed=0; for claim in startup nothing_to_do orchestration encode memory; do \
 	  $(BIN)/python benchmarks/$$claim.py || failed=1; done; exit $$failed
+
+# twelve arrivals of the example in a workspace of their own
+demo: $(INSTALLED)
+	@$(RUN) demo
+
+# the same, longer, under several policies; hours, but it goes on where it was
+backtest: $(INSTALLED)
+	$(BIN)/python benchmarks/backtest.py backtest
 
 ui: $(INSTALLED)
 	@$(RUN) ui

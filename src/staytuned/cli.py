@@ -80,6 +80,26 @@ def compare(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     comparison.compare(workspace)
 
 
+def backtest(workspace: "Workspace", arguments: argparse.Namespace) -> None:
+    """Run the workspace's own history under several policies of retraining: quality against cost.
+
+    Example: staytuned backtest --policies never staytuned scratch periodic-3
+    """
+    from staytuned.backtest import run
+
+    run.backtest(workspace, arguments.policies, arguments.seeds)
+
+
+def demo(workspace: "Workspace", arguments: argparse.Namespace) -> None:
+    """Play twelve arrivals of the example through the whole road, in a workspace of their own.
+
+    Example: staytuned demo
+    """
+    from staytuned import demo
+
+    demo.demo(arguments.folder)
+
+
 def sync(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     """Set the alias back to what the ledger says, and pin today's champion for the next evaluation.
 
@@ -112,7 +132,8 @@ def init(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     print("`staytuned ingest FILE` and `staytuned run`")
 
 
-COMMANDS: list[Command] = [run, ingest, readmit, example, predict, compare, sync, ui, init]
+COMMANDS: list[Command] = [run, ingest, readmit, example, predict, compare, backtest, demo, sync, ui, init]
+POLICIES = ["never", "staytuned", "periodic-3", "scratch"]
 SOURCES = ("product", "film", "tweet", "editorial")
 
 
@@ -148,6 +169,11 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--pair", metavar="TEXT", help="the second text, in tasks on pairs")
             sub.add_argument("--file", type=path, help="rows to label: csv, tsv, jsonl or Parquet")
             sub.add_argument("--out", type=path, help="csv to write")
+        elif command is backtest:
+            sub.add_argument("--policies", nargs="+", default=POLICIES, help=f"default: {' '.join(POLICIES)}")
+            sub.add_argument("--seeds", nargs="+", type=int, default=[1], help="of the trainings, one run for each")
+        elif command is demo:
+            sub.add_argument("folder", type=path, nargs="?", default=path("demo"), help="default: demo")
         elif command is init:
             sub.add_argument("folder", type=path)
             sub.add_argument("--task", default="text-classification", help="what is learned; an unknown one lists all")
@@ -165,7 +191,7 @@ def main() -> int:
     from staytuned.workspace import Workspace
 
     try:
-        workspace = Workspace(path(".")) if arguments.command is init else Workspace.find(arguments.workspace)
+        workspace = Workspace(path(".")) if arguments.command in (init, demo) else Workspace.find(arguments.workspace)
         arguments.command(workspace, arguments)
     except StaytunedError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from staytuned import tasks
 from staytuned.compare_pages import show, write_picture
-from staytuned.data.sides import TEST, TRAIN, VALIDATION, row_hashes, rows_of
+from staytuned.data.sides import TEST, TRAIN, VALIDATION, rows_of, unseen
 from staytuned.errors import DataError, MissingError, ParamsError
 from staytuned.files import read_json, write_json
 from staytuned.modelling.intervals import draw, interval, resampled
@@ -175,8 +175,7 @@ def _full(champion: Path) -> Method:
 
 def _seen(test: pandas.DataFrame, champion: Path) -> numpy.ndarray:
     """Which test rows the champion was trained on: with another salt, it may have been. No method is judged on them."""
-    hashes = numpy.array([row_hashes([row])[0] for row in test["row"]])
-    seen = numpy.isin(hashes, numpy.fromfile(champion / "trained_on.u64", dtype="<u8"))
+    seen = ~unseen(test["row"], [champion])
     if seen.all():
         raise DataError(
             f"the champion was trained on each of the {len(test)} test rows; ingest new rows, or set split.salt back "

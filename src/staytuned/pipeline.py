@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
@@ -45,7 +46,7 @@ def opened(workspace: Workspace) -> Iterator[Any]:
     from dvc.repo import Repo
 
     local = workspace.root / ".dvc" / "config.local"
-    inside_git = any((folder / ".git").exists() for folder in (workspace.root, *workspace.root.parents))
+    inside_git = _inside_git(workspace.root)
     text = local.read_text() if local.exists() else ""
     if inside_git and "no_scm = true" in text:
         local.write_text(text.replace("no_scm = true", "no_scm = false"))
@@ -64,6 +65,16 @@ def opened(workspace: Workspace) -> Iterator[Any]:
             yield repo
         finally:
             repo.close()
+
+
+def _inside_git(root: Path) -> bool:
+    """Whether git tracks what is in ``root``: a folder that it ignores, such as the demo's, is outside."""
+    if (root / ".git").exists() or not any((folder / ".git").exists() for folder in root.parents):
+        return (root / ".git").exists()
+    try:
+        return subprocess.run(["git", "check-ignore", "--quiet", str(root)], cwd=root).returncode != 0
+    except FileNotFoundError:  # no git at hand to ask
+        return True
 
 
 def stage_order(workspace: Workspace) -> list[str]:

@@ -18,16 +18,36 @@ HIDDEN = {
     "dvc/gitignore": "dvc/.gitignore",
     "dvc": ".dvc",
 }
+REPLACED = ("task", "bounds", "descriptions")  # whole, since their keys are a task's own
+OWN_DATA = {  # the example's params, less the example: a label column, no further columns, nothing to fetch
+    "ingest": {
+        "example": None,
+        "columns": {"text": "text", "label": "label", "id": None, "source": None, "group": None, "keep": []},
+    },
+    "compare": {"descriptions": {}},
+}
 
 
 def init(folder: Path, task: str = "text-classification") -> Workspace:
-    """Make a workspace in ``folder``, which may hold other things, but no workspace.
+    """Make a workspace for data of one's own in ``folder``, which may hold other things, but no workspace.
 
     Raises:
         DataError: there is one already.
         MissingError: no installed package brings the task.
     """
-    chosen = task_class(task)
+    differences = task_class(task).start
+    workspace = make(folder)
+    change(workspace.params, OWN_DATA | {"registry": {"model": task}})
+    change(workspace.params, differences | {"task": {"name": task} | differences["task"]})
+    return workspace
+
+
+def make(folder: Path) -> Workspace:
+    """Make a workspace with the example's params.
+
+    Raises:
+        DataError: there is one already.
+    """
     if (folder / "params.yaml").exists() or (folder / "dvc.yaml").exists():
         raise DataError(f"{folder} is a workspace already; nothing was changed")
     with as_file(files("staytuned") / "template") as template:
@@ -35,30 +55,25 @@ def init(folder: Path, task: str = "text-classification") -> Workspace:
     for name, hidden in HIDDEN.items():
         (folder / name).replace(folder / hidden)
     workspace = Workspace(folder.resolve())
-    _for_own_data(workspace.params, task, chosen.start)
     _for_installed_code(folder / "dvc.yaml")
     (folder / "data").mkdir(exist_ok=True)
     pin_code(workspace)
     return workspace
 
 
-def _for_own_data(path: Path, task: str, differences: dict[str, Any]) -> None:
-    """The example's params, less the example: a label column, no further columns, nothing to fetch."""
+def change(path: Path, differences: dict[str, Any]) -> None:
+    """Change values of a params.yaml; its comments stay."""
     yaml = YAML()
     yaml.preserve_quotes = True
     params = yaml.load(path)
-    params["ingest"]["example"] = None
-    params["compare"]["descriptions"] = {}
-    own: dict[str, Any] = {"text": "text", "label": "label", "id": None, "source": None, "group": None, "keep": []}
-    params["ingest"]["columns"].update(own)
-    _update(params, differences | {"task": {"name": task} | differences["task"]})
+    _update(params, differences)
     yaml.dump(params, path)
 
 
 def _update(params: Any, differences: dict[str, Any]) -> None:
-    """Change values in place; the sections ``task`` and ``gate.bounds`` are the task's own and are replaced whole."""
+    """Change values in place."""
     for name, value in differences.items():
-        if isinstance(value, dict) and name in params and name not in ("task", "bounds"):
+        if isinstance(value, dict) and name in params and name not in REPLACED:
             _update(params[name], value)
         else:
             params[name] = value

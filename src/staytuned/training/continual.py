@@ -52,12 +52,17 @@ def with_replay(train: Examples, champion: Path, replay: float, seed: int) -> Ex
     """
     names = [train.names[places[0]] for places in train.by_row]
     is_new = unseen(names, [champion])
-    new, old = numpy.flatnonzero(is_new), numpy.flatnonzero(~is_new)
-    if not len(new):
+    if not is_new.any():
         raise DataError(
             f"none of the {len(names)} training rows is new to the champion, which training is to go on from; ingest "
             "new rows, or set train.start to 'base'"
         )
+    return train.of_rows(chosen(is_new, replay, seed).tolist())
+
+
+def chosen(is_new: numpy.ndarray, replay: float, seed: int) -> numpy.ndarray:
+    """Places of all new rows, and of ``replay`` others for each of them, drawn at random; in order."""
+    new, old = numpy.flatnonzero(is_new), numpy.flatnonzero(~is_new)
     count = min(len(old), round(replay * len(new)))
     again = numpy.random.default_rng([seed, len(new)]).choice(old, count, replace=False)
-    return train.of_rows(numpy.sort(numpy.concatenate([new, again])).tolist())
+    return numpy.sort(numpy.concatenate([new, again]))

@@ -1,0 +1,136 @@
+"""The rows of a workspace in the order of their arrival, encoded once for all policies."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from tokenizers import Tokenizer
+
+from staytuned import tasks
+from staytuned.data.batches import manifest
+from staytuned.data.sides import TEST, TRAIN, VALIDATION, rows_of
+from staytuned.errors import DataError, TrainingError
+from staytuned.modelling.examples import Examples
+from staytuned.modelling.heads import backbone
+from staytuned.models import find_base
+from staytuned.params import Params, Train
+from staytuned.tasks import Side, Task
+from staytuned.training.loop import Weights, fit, make_deterministic, steps_in
+from staytuned.workspace import Workspace
+
+SIDES = (TRAIN, VALIDATION, TEST)
+
+
+@dataclass(frozen=True)
+class History:
+    """All rows of each side, and the arrival that each came with, counted from 0."""
+
+    task: Task
+    params: Params
+    base: Path
+    sides: dict[str, Side]
+    arrival: dict[str, numpy.ndarray]  # by side, shape (rows,)
+    arrivals: list[str]  # names of the files that they came in
+
+    @classmethod
+    def read(cls, workspace: Workspace, params: Params) -> "History":
+        """What validate, split and encode left in the workspace.
+
+        Raises:
+            DataError: there are fewer than two arrivals.
+        """
+        batches, task = manifest(workspace), tasks.load(params)
+        if len(batches) < 2:
+            raise DataError(f"a backtest needs at least 2 batches, and there are {len(batches)}; ingest more")
+        number = {batch.batch[:16]: place for place, batch in enumerate(batches)}
+        base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
+        task.read(base)
+        frames = {side: rows_of(workspace, side) for side in SIDES}
+        return cls(
+            task,
+            params,
+            base,
+            {side: Side(frames[side], Examples.read(workspace.encoded / f"{side}.arrow")) for side in SIDES},
+            {side: frame["batch"].map(number).to_numpy() for side, frame in frames.items()},
+            [batch.file for batch in batches],
+        )
+
+    def until(self, side: str, arrival: int) -> numpy.ndarray:
+        """Places of the rows of a side that are there when ``arrival`` has come."""
+        return numpy.flatnonzero(self.arrival[side] <= arrival)
+
+    def some(self, side: str, rows: numpy.ndarray) -> Side:
+        """Some rows of a side."""
+        whole = self.sides[side]
+        return Side(whole.frame.iloc[rows].reset_index(drop=True), whole.examples.of_rows(rows.tolist()))
+
+    def judged(self, arrival: int) -> numpy.ndarray:
+        """Which test rows judge the model that serves after ``arrival``: all of the sources that were seen by then."""
+        frame = self.sides[TEST].frame
+        seen = set(frame["source"][self.arrival[TEST] <= arrival])
+        return frame["source"].isin(seen).to_numpy()
+
+
+@dataclass(frozen=True)
+class Version:
+    """A model that was trained in a backtest."""
+
+    number: int
+    arrival: int
+    learned: numpy.ndarray  # places of the training rows that it, or what it was made of, learned from
+    weights: Weights
+    said: list[Any]  # its predictions for all test rows
+    tokens: int  # that its training read, each time they were read
+
+
+def learn(
+    history: History, rows: numpy.ndarray, arrival: int, before: Version | None, number: int, seed: int
+) -> Version:
+    """Train on some rows, from the base model or on from another version.
+
+    Args:
+        history: Whose rows.
+        rows: Places of the training rows.
+        arrival: The last that has come.
+        before: The version to go on from; None for the base model.
+        number: Of the new version.
+        seed: Of the training.
+    """
+    options = history.params.train.model_copy(update={"seed": seed})
+    if before:
+        options = options.model_copy(update={"head_learning_rate": options.learning_rate})
+    make_deterministic(seed, options.threads)
+    model = _model(history, options, before)
+    train = history.some(TRAIN, rows).examples
+    validation = history.some(VALIDATION, history.until(VALIDATION, arrival))
+    done = 0
+
+    def step_done() -> None:
+        nonlocal done
+        done += 1
+
+    weights, _ = fit(history.task, model, train, validation, options, lambda point: None, step_done)
+    tokens = int(train.lengths.sum()) * options.epochs * done / steps_in(len(train), options)
+    learned = rows if before is None else numpy.union1d(rows, before.learned)
+    model.load_state_dict(weights)
+    return Version(number, arrival, learned, weights, predict(history, model, history.sides[TEST]), round(tokens))
+
+
+def _model(history: History, options: Train, before: Version | None) -> torch.nn.Module:
+    task = history.task
+    model = task.model(backbone(task.kind, history.base, options.dropout, pretrained=True), options.dropout)
+    if options.lora:
+        raise TrainingError("a backtest trains all weights; set train.lora to null")
+    if before:
+        model.load_state_dict(before.weights)
+    return model
+
+
+def predict(history: History, model: torch.nn.Module, side: Side) -> list[Any]:
+    """Predictions for rows."""
+    tokenizer = Tokenizer.from_file(str(history.base / "tokenizer.json"))
+    history.task.adapt(tokenizer, history.params.encode.max_tokens)
+    with torch.inference_mode():
+        return history.task.predict(model.eval(), tokenizer, side.frame, side.examples)

@@ -1,0 +1,119 @@
+"""One policy on one history: at each arrival it may retrain, and what then serves is judged."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+
+from staytuned.backtest.history import History, Version, learn
+from staytuned.backtest.policies import Policy
+from staytuned.backtest.situation import situation_of
+from staytuned.data.sides import TEST, TRAIN
+from staytuned.drift.triggers import Answer, decide
+from staytuned.registry.gate import Decision, Standing
+from staytuned.registry.gate import decide as gate
+from staytuned.stages.evaluate import compare
+from staytuned.training.continual import chosen
+
+
+@dataclass
+class State:
+    """What a policy has so far."""
+
+    champion: Version
+    best: Version
+    trained: list[Version]  # all that were, promoted or not
+    alarms: list[bool] = field(default_factory=list)  # of the champion's windows
+
+
+def simulate(history: History, policy: Policy, seed: int) -> list[dict[str, Any]]:
+    """What happened at each arrival: whether it retrained and why, the tokens read, the metrics of what serves then."""
+    first = learn(history, history.until(TRAIN, 0), 0, None, 1, seed)
+    state = State(first, first, [first])
+    lines = [_line(history, state, 0, first, ["the first arrival"], None)]
+    for arrival in range(1, len(history.arrivals)):
+        answer = _asked(history, policy, state, arrival)
+        candidate, decision = None, None
+        if answer.retrain:
+            candidate = _candidate(history, policy, state, arrival, seed)
+            decision = _judged(history, policy, state, candidate, arrival)
+            state.trained.append(candidate)
+            if decision is None or decision.outcome == "PROMOTE":
+                _promote(history, state, candidate, arrival)
+        reasons = (answer.reasons if answer.retrain else answer.waiting) + (decision.reasons if decision else [])
+        lines.append(_line(history, state, arrival, candidate, reasons, decision))
+    return lines
+
+
+def _asked(history: History, policy: Policy, state: State, arrival: int) -> Answer:
+    if policy.every is None:
+        situation = situation_of(history, state.champion, state.alarms, state.trained, arrival)
+        state.alarms = list(situation.alarms)
+        return decide(situation, history.params.triggers)
+    due = policy.every > 0 and arrival % policy.every == 0
+    return Answer(due, [f"every {policy.every} arrivals"], ["its turn" if policy.every else "nothing"], 0)
+
+
+def _candidate(history: History, policy: Policy, state: State, arrival: int, seed: int) -> Version:
+    rows, number = history.until(TRAIN, arrival), len(state.trained) + 1
+    if policy.start == "base":
+        return learn(history, rows, arrival, None, number, seed)
+    before, options = state.champion, history.params.train
+    taken = chosen(~numpy.isin(rows, before.learned), options.replay, seed)
+    return learn(history, rows[taken], arrival, before, number, seed)
+
+
+def _judged(history: History, policy: Policy, state: State, candidate: Version, arrival: int) -> Decision | None:
+    """What the gate says, on the test rows that are there."""
+    if not policy.gated:
+        return None
+    rows = history.until(TEST, arrival)
+    models = {"base": candidate, "candidate": candidate, "champion": state.champion, "best": state.best}
+    if state.best is state.champion:
+        del models["best"]
+    said = {name: [version.said[row] for row in rows] for name, version in models.items()}
+    report = compare(history.task, said, history.some(TEST, rows).frame, history.params.evaluate)
+    for name in ("champion", "best"):
+        if name in models:
+            report["models"][name]["version"] = models[name].number
+    return gate(report, Standing(state.champion.number, state.best.number), history.params.gate)
+
+
+def _promote(history: History, state: State, candidate: Version, arrival: int) -> None:
+    rows, first = history.until(TEST, arrival), history.task.metrics[0]
+    frame = history.some(TEST, rows).frame
+    score = {
+        version.number: history.task.score(frame, [version.said[row] for row in rows])[first.name]
+        for version in (state.best, candidate)
+    }
+    gain = score[candidate.number] - score[state.best.number]
+    if (gain if first.higher_is_better else -gain) > 0:
+        state.best = candidate
+    state.champion, state.alarms = candidate, []
+
+
+def _line(
+    history: History, state: State, arrival: int, trained: Version | None, reasons: list[str], decision: Decision | None
+) -> dict[str, Any]:
+    judged, said = history.judged(arrival), state.champion.said
+    frame = history.sides[TEST].frame
+    sources = frame["source"]
+    of_source = {
+        source: history.task.score(
+            frame[sources == source].reset_index(drop=True),
+            [said[row] for row in numpy.flatnonzero(sources == source)],
+        )
+        for source in sorted(set(sources))
+    }
+    here = numpy.flatnonzero(judged)
+    return {
+        "arrival": history.arrivals[arrival],
+        "version": state.champion.number,
+        "trained": trained.number if trained else None,
+        "tokens": trained.tokens if trained else 0,
+        "outcome": decision.outcome if decision else None,
+        "reasons": reasons,
+        "rows": len(here),
+        "metrics": history.task.score(frame.iloc[here].reset_index(drop=True), [said[row] for row in here]),
+        "sources": of_source,
+    }

@@ -1,0 +1,111 @@
+"""The demo: the example's sources arrive one after the other, and the champion stays good, or is seen not to."""
+
+import json
+import os
+import time
+import urllib.request
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from staytuned import road, start, tasks
+from staytuned.data.arrivals import arrivals
+from staytuned.data.batches import manifest
+from staytuned.data.sides import TEST, rows_of
+from staytuned.demo_pages import show, write_pages
+from staytuned.errors import GateError
+from staytuned.files import read_json, write_json
+from staytuned.pages import prefect_settings, start_prefect
+from staytuned.params import Params
+from staytuned.predictor import Predictor
+from staytuned.registry.ledger import DECISION, PROMOTION, Ledger
+from staytuned.registry.pin import local_copy
+from staytuned.workspace import Workspace
+
+ROWS = 450  # of an arrival: twelve of them, and what they set off, take less than 20 minutes on two cores
+CHANGES = {  # of the example's params
+    "ingest": {"example": None},
+    "train": {"start": "champion"},
+    "registry": {"model": "demo"},
+}
+
+
+def demo(folder: Path) -> dict[str, Any]:
+    """Play the twelve arrivals through the real road in a workspace of their own, and draw what came of it.
+
+    One that was cut off goes on where it was.
+
+    Returns:
+        A line for each arrival, as in ``reports/demo/demo.json``.
+    """
+    workspace = _workspace(folder)
+    files = arrivals(workspace.root / "data" / "arrivals", ROWS)
+    prefect_settings(workspace)
+    os.environ.setdefault("PREFECT_API_URL", start_prefect(workspace))
+    lines = []
+    for number, file in enumerate(files, 1):
+        done = workspace.var / "demo" / f"{file.stem}.json"
+        if not done.exists():
+            print(f"\narrival {number} of {len(files)}: {file.name}")
+            write_json(done, _arrive(workspace, file))
+        lines.append(read_json(done))
+    metrics = [metric._asdict() for metric in tasks.load(Params.read(workspace.params)).metrics]
+    report = {"metrics": metrics, "arrivals": lines}
+    write_json(workspace.reports / "demo" / "demo.json", report)
+    write_pages(workspace.reports / "demo", report)
+    show(report)
+    return report
+
+
+def _workspace(folder: Path) -> Workspace:
+    if not (folder / "params.yaml").exists():
+        start.change(start.make(folder).params, CHANGES)
+    return Workspace(folder.resolve())
+
+
+def _arrive(workspace: Workspace, file: Path) -> dict[str, Any]:
+    """Ingest a file, let the triggers and the gate do their work, and judge what serves then."""
+    since, begun = datetime.now(UTC), time.perf_counter()
+    road.ingest(workspace, file)
+    ledger = Ledger(workspace.ledger)
+    before = len(ledger.entries())
+    try:
+        road.run(workspace, only_if_needed=True)
+    except GateError as blocked:
+        print(f"blocked: {blocked}")
+    seconds = time.perf_counter() - begun
+    new = ledger.entries()[before:]
+    decided = next((entry for entry in new if entry.kind == DECISION), None)
+    champion = ledger.last(PROMOTION)
+    assert champion is not None
+    return {
+        "arrival": file.name,
+        "rows": manifest(workspace)[-1].rows,
+        "seconds": seconds,
+        "training_seconds": _seconds_of_training(since),
+        "outcome": decided.facts["outcome"] if decided else None,
+        "tokens": decided.facts["tokens"] if decided else 0,
+        "entries": [{"kind": entry.kind, "facts": entry.facts} for entry in new],
+        "version": champion.facts["version"],
+        "champion": _score(workspace, champion.facts["version"]),
+        "first": _score(workspace, 1),
+    }
+
+
+def _seconds_of_training(since: datetime) -> float:
+    """Wall time of the train stage, as the Prefect server has it."""
+    wanted = {"task_runs": {"name": {"any_": ["train"]}, "start_time": {"after_": since.isoformat()}}}
+    request = urllib.request.Request(
+        f"{os.environ['PREFECT_API_URL']}/task_runs/filter",
+        json.dumps(wanted).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return float(sum(run["total_run_time"] for run in json.load(answer)))
+
+
+def _score(workspace: Workspace, version: int) -> dict[str, float]:
+    """Metrics of a version on all test rows so far."""
+    frame = rows_of(workspace, TEST)
+    model = Predictor(local_copy(workspace, version))
+    return model.task.score(frame, model.predict(frame))
