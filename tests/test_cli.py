@@ -104,6 +104,7 @@ def test_init_makes_a_workspace_once(tmp_path: Path) -> None:
         ".dvc",
         ".dvcignore",
         ".gitignore",
+        "behaviour.yaml",
         "code.yaml",
         "data",
         "dvc.yaml",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from staytuned.params import Gate
+from staytuned.params import Gate, Sources
 from staytuned.registry.gate import Decision, Standing, decide
 
 POLICY = Gate(
@@ -16,6 +16,9 @@ POLICY = Gate(
     min_gain=0.05,
     margin=0.02,
     min_test_rows=100,
+    sources=Sources(min_rows=50, margin=0.05, bounds={}),
+    max_megabytes=None,
+    max_milliseconds=None,
 )
 FIRST = Standing(champion=None, best=None)
 SECOND = Standing(champion=4, best=4)
@@ -296,6 +299,69 @@ def test_without_the_best_version_the_same_chain_would_creep() -> None:
     assert decide(down, LATER, POLICY).outcome == "BLOCK"
 
 
+def on_sources(**intervals: tuple[float, float, int]) -> Report:
+    """A candidate that is better than the champion on the whole, with interval and rows of each source."""
+    found = report(champion=(0.01, 0.05))
+    found["sources"] = {
+        source: {"rows": rows, "champion": {"difference": (low + high) / 2, "interval": [low, high]}}
+        for source, (low, high, rows) in intervals.items()
+    }
+    return found
+
+
+@pytest.mark.parametrize(
+    ("evidence", "outcome", "reason"),
+    [
+        (
+            on_sources(shop=(-0.04, 0.02, 50)),
+            "PROMOTE",
+            "on shop (-0.040 to +0.020): no loss of more than gate.sources",
+        ),
+        (on_sources(shop=(-0.06, 0.02, 50)), "HOLD", "a loss of more than gate.sources.margin 0.05 is not ruled out"),
+        (on_sources(shop=(-0.3, -0.1, 50)), "BLOCK", "macro-F1 -0.200 against champion 4 on shop"),
+        (on_sources(shop=(-0.3, -0.1, 49)), "PROMOTE", "against champion 4 (+0.010 to +0.050)"),
+        (on_sources(shop=(0.1, 0.2, 90), film=(-0.2, -0.1, 90)), "BLOCK", "on film (-0.200 to -0.100): worse"),
+    ],
+)
+def test_what_was_learned_of_a_source_may_not_be_forgotten(evidence: Report, outcome: str, reason: str) -> None:
+    decision = decide(evidence, SECOND, POLICY)
+    assert decision.outcome == outcome
+    assert any(reason in line for line in decision.reasons)
+
+
+def test_a_bound_holds_on_each_source_that_has_rows_enough() -> None:
+    policy = POLICY.model_copy(update={"sources": Sources(min_rows=50, margin=0.05, bounds={"accuracy": 0.7})})
+    evidence = report()
+    slices = {"shop": {"rows": 60, "metrics": {"accuracy": 0.69}}, "film": {"rows": 40, "metrics": {"accuracy": 0.1}}}
+    evidence["models"]["candidate"]["slices"] = slices
+    decision = decide(evidence, FIRST, policy)
+    assert decision == Decision("BLOCK", ["accuracy on shop 0.690 < gate.sources.bounds.accuracy 0.7"])
+
+
+@pytest.mark.parametrize(
+    ("known", "reasons"),
+    [
+        ({"megabytes": 90.0, "milliseconds": 8.0}, []),
+        ({"megabytes": 101.0, "milliseconds": 8.0}, ["101.0 megabytes > gate.max_megabytes 100"]),
+        ({"megabytes": 90.0}, ["milliseconds of the candidate are not known: missing evidence"]),
+    ],
+)
+def test_a_model_that_is_too_large_or_too_slow_is_blocked(known: dict[str, float], reasons: list[str]) -> None:
+    policy = POLICY.model_copy(update={"max_megabytes": 100.0, "max_milliseconds": 10.0})
+    decision = decide(report() | known, FIRST, policy)
+    assert decision.outcome == ("BLOCK" if reasons else "PROMOTE")
+    assert not reasons or decision.reasons == reasons
+
+
+def test_a_failed_behavioural_check_blocks() -> None:
+    checks = {
+        "negation": {"passed": 3, "cases": 6, "share": 0.6, "failed": []},
+        "typos": {"passed": 9, "cases": 10, "share": 0.9, "failed": []},
+    }
+    decision = decide(report() | {"behaviour": checks}, FIRST, POLICY)
+    assert decision == Decision("BLOCK", ["behaviour: 3 of 6 cases of 'negation' pass, under its share 0.6"])
+
+
 def perplexity(candidate: float, base: float, interval: list[float]) -> Report:
     """A report on a metric that is better the less it is."""
     models = {"candidate": {"metrics": {"perplexity": candidate}}, "base": {"metrics": {"perplexity": base}}}
@@ -321,7 +387,7 @@ def perplexity(candidate: float, base: float, interval: list[float]) -> Report:
     ],
 )
 def test_where_less_is_better_everything_is_turned_round(evidence: Report, outcome: str, reason: str) -> None:
-    policy = Gate(bounds={"perplexity": 30.0}, min_gain=1.0, margin=0.5, min_test_rows=100)
+    policy = POLICY.model_copy(update={"bounds": {"perplexity": 30.0}, "min_gain": 1.0, "margin": 0.5})
     decision = decide(evidence, SECOND, policy)
     assert decision.outcome == outcome
     assert any(reason in said for said in decision.reasons)

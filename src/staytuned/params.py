@@ -177,6 +177,14 @@ class Evaluate(Section):
     seed: Annotated[int, Field(ge=0)]
 
 
+class Sources(Section):
+    """What a champion must show on each source by itself."""
+
+    min_rows: Count
+    margin: Annotated[float, Field(ge=0)]
+    bounds: dict[Name, float]
+
+
 class Gate(Section):
     """What a champion must show."""
 
@@ -184,6 +192,9 @@ class Gate(Section):
     min_gain: float
     margin: Annotated[float, Field(ge=0)]
     min_test_rows: Count
+    sources: Sources
+    max_megabytes: Positive | None
+    max_milliseconds: Positive | None
 
 
 class DriftTrigger(Section):
@@ -320,7 +331,8 @@ def _with_task(model: type[T], raw: Any) -> tuple[type[T], list[str]]:
     """
     try:
         task = task_class(raw["task"]["name"])
-        columns, bounds = raw["ingest"]["columns"], raw["gate"]["bounds"]
+        columns, gate = raw["ingest"]["columns"], raw["gate"]
+        bounds = {"gate.bounds": gate["bounds"], "gate.sources.bounds": gate["sources"]["bounds"]}
     except MissingError as error:
         return create_model(model.__name__, __base__=model, task=(Any, ...)), [f"  task.name: {error}"]
     except (KeyError, TypeError):
@@ -336,8 +348,9 @@ def _with_task(model: type[T], raw: Any) -> tuple[type[T], list[str]]:
         ]
         names = [metric.name for metric in task.metrics]
         found += [
-            f"gate.bounds.{name}: the task has no such metric; known: {', '.join(names)}"
-            for name in bounds
+            f"{key}.{name}: the task has no such metric; known: {', '.join(names)}"
+            for key, of_key in bounds.items()
+            for name in of_key
             if name not in names
         ]
     with_task = create_model(model.__name__, __base__=model, task=(task.Options, ...))

@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from staytuned.entry_points import task_class
 from staytuned.errors import DataError
+from staytuned.params import Params
 from staytuned.pipeline import SOURCE, pin_code
 from staytuned.workspace import Workspace
 
@@ -24,6 +25,7 @@ OWN_DATA = {  # the example's params, less the example: a label column, no furth
         "example": None,
         "columns": {"text": "text", "label": "label", "id": None, "source": None, "group": None, "keep": []},
     },
+    "gate": {"sources": {"bounds": {}}},
     "compare": {"descriptions": {}},
 }
 
@@ -39,6 +41,7 @@ def init(folder: Path, task: str = "text-classification") -> Workspace:
     workspace = make(folder)
     change(workspace.params, OWN_DATA | {"registry": {"model": task}})
     change(workspace.params, differences | {"task": {"name": task} | differences["task"]})
+    _checks_for_any_label(workspace)
     return workspace
 
 
@@ -59,6 +62,17 @@ def make(folder: Path) -> Workspace:
     (folder / "data").mkdir(exist_ok=True)
     pin_code(workspace)
     return workspace
+
+
+def _checks_for_any_label(workspace: Workspace) -> None:
+    """Of the example's behavioural checks, those that ask for none of its labels, where the task can use them."""
+    from staytuned import tasks
+
+    task = tasks.load(Params.read(workspace.params))
+    usable = "change:" if task.can_be_part and task.classes else None
+    lines = workspace.behaviour.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if line.startswith("#") or (usable and usable in line)]
+    workspace.behaviour.write_text("\n".join([*kept, *([] if usable else ["[]"])]) + "\n", encoding="utf-8")
 
 
 def change(path: Path, differences: dict[str, Any]) -> None:

@@ -33,6 +33,11 @@ class Workspace:
         return self.root / "params.yaml"
 
     @property
+    def behaviour(self) -> Path:
+        """What a champion must be able to do."""
+        return self.root / "behaviour.yaml"
+
+    @property
     def flow(self) -> str:
         """Entry point of the flow, as Prefect writes it."""
         return f"{self.root / 'pipelines' / 'retrain.py'}:retrain"

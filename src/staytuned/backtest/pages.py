@@ -42,7 +42,7 @@ def difference(report: dict[str, Any], one: str, other: str, metric: str) -> tup
     mean = statistics.mean(found)
     if len(found) < 2:
         return mean, float("-inf"), float("inf")
-    half: float = scipy.stats.t.ppf(0.975, len(found) - 1) * statistics.stdev(found) / len(found) ** 0.5
+    half = float(scipy.stats.t.ppf(0.975, len(found) - 1)) * statistics.stdev(found) / len(found) ** 0.5
     return mean, mean - half, mean + half
 
 

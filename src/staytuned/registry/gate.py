@@ -28,12 +28,13 @@ class Standing:
 def decide(report: dict[str, Any], standing: Standing, policy: Gate) -> Decision:
     """Decide on the candidate.
 
-    Missing evidence, a missed bound and a loss that the interval confirms block. A candidate that is not shown to be
-    at most ``policy.margin`` worse than the champion and than the best version ever, by the task's first metric, is
-    held. So no chain of small losses, each within the margin, leads away from the best.
+    Missing evidence, a missed bound or budget, failed behaviour and a loss that the interval confirms block. A
+    candidate that is not shown to be at most ``policy.margin`` worse than the champion and than the best version ever,
+    by the task's first metric, on all rows and (with a margin of its own) on each source, is held. So no chain of small
+    losses, each within the margin, leads away from the best.
 
     Args:
-        report: What ``stages.evaluate.compare`` returns, with the versions of champion and best.
+        report: What the evaluate stage wrote, with the versions of champion and best.
         standing: From the ledger, never from the report.
         policy: The gate section of params.yaml.
     """
@@ -41,25 +42,63 @@ def decide(report: dict[str, Any], standing: Standing, policy: Gate) -> Decision
     if missing:
         return Decision("BLOCK", missing + few)
     missed, passes = _bounds(report, policy)
-    blocks, holds = few + missed, list[str]()  # all at once: who mends one shall not meet the next a run later
-    metric = report["metrics"][0]
+    blocks = few + missed + _budgets(report, policy) + _behaviour(report)  # all at once, so that all can be mended
+    holds = list[str]()
     for name, version in _rivals(standing).items():
-        difference = report["comparisons"][name][metric["name"]]
-        low, high = difference["interval"]
-        title = f"{'champion' if name == 'champion' else 'best version'} {version}"
-        found = f"{metric['title']} {difference['difference']:+.3f} against {title} ({low:+.3f} to {high:+.3f})"
-        worst, best = (low, high) if metric["higher_is_better"] else (-high, -low)
-        if best < 0:
-            blocks.append(f"{found}: worse")
-        elif worst < -policy.margin:
-            holds.append(f"{found}: a loss of more than gate.margin {policy.margin:g} is not ruled out")
-        else:
-            passes.append(f"{found}: no loss of more than gate.margin {policy.margin:g}")
+        title = f"against {'champion' if name == 'champion' else 'best version'} {version}"
+        whole = report["comparisons"][name][report["metrics"][0]["name"]]
+        _not_inferior(report, whole, title, "gate.margin", policy.margin, (blocks, holds, passes))
+        for source, found in report.get("sources", {}).items():
+            if name in found and found["rows"] >= policy.sources.min_rows:
+                key, margin = "gate.sources.margin", policy.sources.margin
+                _not_inferior(report, found[name], f"{title} on {source}", key, margin, (blocks, holds, passes))
     if blocks:
         return Decision("BLOCK", blocks)
     if holds:
         return Decision("HOLD", holds)
     return Decision("PROMOTE", passes)
+
+
+def _not_inferior(
+    report: dict[str, Any],
+    difference: dict[str, Any],
+    against: str,
+    key: str,
+    margin: float,
+    said: tuple[list[str], list[str], list[str]],
+) -> None:
+    """Put what the difference shows among what blocks, holds or passes."""
+    blocks, holds, passes = said
+    metric, (low, high) = report["metrics"][0], difference["interval"]
+    found = f"{metric['title']} {difference['difference']:+.3f} {against} ({low:+.3f} to {high:+.3f})"
+    worst, best = (low, high) if metric["higher_is_better"] else (-high, -low)
+    if best < 0:
+        blocks.append(f"{found}: worse")
+    elif worst < -margin:
+        holds.append(f"{found}: a loss of more than {key} {margin:g} is not ruled out")
+    else:
+        passes.append(f"{found}: no loss of more than {key} {margin:g}")
+
+
+def _budgets(report: dict[str, Any], policy: Gate) -> list[str]:
+    """Size and time that are above what is allowed, or not known."""
+    found = []
+    for name, most in (("megabytes", policy.max_megabytes), ("milliseconds", policy.max_milliseconds)):
+        value = report.get(name, math.nan)
+        if most is not None and not _numbers(value):
+            found.append(f"{name} of the candidate are not known: missing evidence")
+        elif most is not None and value > most:
+            found.append(f"{value:.1f} {name} > gate.max_{name} {most:g}")
+    return found
+
+
+def _behaviour(report: dict[str, Any]) -> list[str]:
+    """Behavioural checks of which too few cases pass."""
+    return [
+        f"behaviour: {check['passed']} of {check['cases']} cases of {name!r} pass, under its share {check['share']:g}"
+        for name, check in report.get("behaviour", {}).items()
+        if check["passed"] < check["share"] * check["cases"]
+    ]
 
 
 def _rivals(standing: Standing) -> dict[str, int]:
@@ -134,6 +173,18 @@ def _bounds(report: dict[str, Any], policy: Gate) -> tuple[list[str], list[str]]
             1 if known[name]["higher_is_better"] else -1,
         )
         for name, bound in policy.bounds.items()
+    ]
+    checks += [
+        (
+            f"{known[name]['title']} on {source}",
+            found["metrics"][name],
+            f"gate.sources.bounds.{name}",
+            bound,
+            1 if known[name]["higher_is_better"] else -1,
+        )
+        for name, bound in policy.sources.bounds.items()
+        for source, found in report["models"]["candidate"].get("slices", {}).items()
+        if found["rows"] >= policy.sources.min_rows
     ]
     checks.append((f"gain in {first['title']} over {report['before']}", gain, "gate.min_gain", policy.min_gain, 1))
     missed, kept = list[str](), list[str]()

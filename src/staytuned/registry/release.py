@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import statistics
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +100,8 @@ def release(workspace: Workspace, params: Params, registry: Registry, run_id: st
     if entry is None:
         pin = wanted(ledger)
         standing = Standing(*(pin[name]["version"] if pin[name] else None for name in ("champion", "best")))
+        if params.gate.max_milliseconds is not None:
+            report["milliseconds"] = _milliseconds(workspace, params)
         decision = decide(report, standing, params.gate)
         ledger.append(kinds.DECISION, key=key, weights=weights, run=run_id, **asdict(decision))
     else:
@@ -189,6 +193,21 @@ def _example(workspace: Workspace) -> tuple["pandas.DataFrame", "pandas.DataFram
     rows = _test_rows(workspace).head(2)
     inputs = rows[[name for name in predictor.task.columns if name != "label"]]
     return inputs, pandas.DataFrame(predictor.task.table(predictor.predict(rows)))
+
+
+def _milliseconds(workspace: Workspace, params: Params) -> float:
+    """Median time that the candidate takes for one row by itself."""
+    import torch
+
+    from staytuned.predictor import Predictor
+
+    torch.set_num_threads(params.train.threads)
+    predictor, rows, found = Predictor(workspace.candidate), _test_rows(workspace), list[float]()
+    for place in [0, *range(len(rows))]:  # the first once more: it warms up
+        begun = time.perf_counter()
+        predictor.predict(rows.iloc[[place]].reset_index(drop=True))
+        found.append(1000 * (time.perf_counter() - begun))
+    return statistics.median(found[1:])
 
 
 def _test_rows(workspace: Workspace) -> "pandas.DataFrame":

@@ -8,7 +8,7 @@ import numpy
 import pandas
 from transformers.utils import logging
 
-from staytuned import tasks
+from staytuned import behaviour, tasks
 from staytuned.data.sides import TEST, TRAIN, rows_of, unseen
 from staytuned.errors import DataError
 from staytuned.files import read_json, write_json
@@ -16,7 +16,7 @@ from staytuned.modelling.examples import Examples
 from staytuned.modelling.intervals import draw, interval, resampled
 from staytuned.models import find_base
 from staytuned.params import Evaluate, Params
-from staytuned.predictor import Predictor
+from staytuned.predictor import Predictor, frame_of
 from staytuned.progress import busy
 from staytuned.stages.evaluate_pages import write_pages
 from staytuned.tasks import Side, Task
@@ -54,6 +54,8 @@ def run(workspace: Workspace, params: Params) -> None:
     judged = {name: list(itertools.compress(predictions, fair)) for name, predictions in said.items()}
     report = compare(task, judged, test.frame[fair].reset_index(drop=True), params.evaluate)
     report["test"]["kept_from_judging"] = int((~fair).sum())
+    report["megabytes"] = (workspace.candidate / "model.safetensors").stat().st_size / 1e6
+    report["behaviour"] = _behaviour(workspace, params, task, test.frame)
     for name, about in _pin(workspace).items():
         if about and name in report["models"]:
             report["models"][name]["version"] = about["version"]
@@ -87,14 +89,14 @@ def compare(task: Task, said: dict[str, list[Any]], frame: pandas.DataFrame, opt
     groups = frame["group"].tolist()
     drawn = draw(groups, options.bootstrap, options.seed)
     models, draws = dict[str, Any](), dict[str, dict[str, numpy.ndarray]]()
-    for name, predictions in said.items():
-        statistics = task.statistics(frame, predictions)
+    of_rows = {name: task.statistics(frame, predictions) for name, predictions in said.items()}
+    for name, statistics in of_rows.items():
         draws[name] = task.measure(resampled(statistics, groups, drawn))
         models[name] = {
             "metrics": _floats(task.measure(statistics.sum(axis=0))),
             "intervals": {metric: interval(values, options.confidence) for metric, values in draws[name].items()},
             "slices": _slices(task, statistics, frame["source"]),
-            "details": task.details(frame, predictions),
+            "details": task.details(frame, said[name]),
         }
     comparisons = {
         other: {
@@ -113,7 +115,46 @@ def compare(task: Task, said: dict[str, list[Any]], frame: pandas.DataFrame, opt
         "test": {"rows": len(frame), "groups": len(set(groups)), "confidence": options.confidence},
         "models": models,
         "comparisons": comparisons,
+        "sources": _by_source(task, of_rows, frame, options),
     }
+
+
+def _by_source(
+    task: Task, of_rows: dict[str, numpy.ndarray], frame: pandas.DataFrame, options: Evaluate
+) -> dict[str, Any]:
+    """Of each source: its rows, and the candidate's paired difference to champion and best by the first metric."""
+    metric, found = task.metrics[0].name, dict[str, Any]()
+    for source in sorted(set(frame["source"])):
+        here = (frame["source"] == source).to_numpy()
+        groups = frame["group"][here].tolist()
+        drawn = draw(groups, options.bootstrap, options.seed)
+        values, draws = dict[str, float](), dict[str, numpy.ndarray]()
+        for name, statistics in of_rows.items():
+            values[name] = float(task.measure(statistics[here].sum(axis=0))[metric])
+            draws[name] = task.measure(resampled(statistics[here], groups, drawn))[metric]
+        found[source] = {"rows": int(here.sum())} | {
+            name: {
+                "difference": values["candidate"] - values[name],
+                "interval": interval(draws["candidate"] - draws[name], options.confidence),
+            }
+            for name in ("champion", "best")
+            if name in of_rows
+        }
+    return found
+
+
+def _behaviour(workspace: Workspace, params: Params, task: Task, frame: pandas.DataFrame) -> dict[str, Any]:
+    """What the behavioural checks of the workspace find in the candidate."""
+    checks = behaviour.read(workspace.behaviour, task)
+    if not checks:
+        return {}
+    candidate = Predictor(workspace.candidate)
+
+    def answers(texts: list[str]) -> list[str]:
+        return [str(answer) for answer in next(iter(task.table(candidate.predict(frame_of(texts))).values()))]
+
+    with busy("checking behaviour"):
+        return behaviour.examine(checks, frame, answers, params.evaluate.seed)
 
 
 def _slices(task: Task, statistics: numpy.ndarray, sources: pandas.Series) -> dict[str, Any]:

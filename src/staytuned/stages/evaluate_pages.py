@@ -43,6 +43,10 @@ intervals, bootstrapped by group.</p>
 <table><tr><th>source<th>rows{% for metric in metrics %}<th>{{ metric.title }}{% endfor %}</tr>
 {% for name, row in models.candidate.slices.items() %}<tr><td>{{ name }}<td>{{ row.rows }}
 {% for metric in metrics %}<td>{{ "%.3f" % row.metrics[metric.name] }}{% endfor %}</tr>{% endfor %}</table>
+{% if behaviour %}<h2>Behaviour</h2>
+<table><tr><th>check<th>passed<th>asked for<th>some that fail</tr>
+{% for name, check in behaviour.items() %}<tr><td>{{ name }}<td>{{ check.passed }} of {{ check.cases }}
+<td>{{ "%.0f" % (100 * check.share) }} %<td>{{ check.failed[:3] | join(" · ") }}{% endfor %}</table>{% endif %}
 {% for title, picture in pictures.items() %}<h2>{{ title }}</h2><img alt="{{ title }}"
 src="data:image/png;base64,{{ picture }}">{% endfor %}</html>
 """
