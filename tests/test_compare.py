@@ -49,7 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         {"row": row["id"], "text": row["text"], "label": row["label"], "source": "shop", "group": row["document"]}
         for row in make_rows(300)
     ]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), workspace.accepted)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row | {"batch": "0"} for row in rows]), workspace.accepted)
     params = Params.read(workspace.params)
     for stage in (split, encode, train):
         stage.run(workspace, params)

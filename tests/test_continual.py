@@ -24,7 +24,8 @@ from staytuned.workspace import Workspace
 def arrive(workspace: Workspace, *seeds: int) -> Params:
     """Encode 120 rows of each seed, as if they had been accepted."""
     rows = [
-        {"row": row["id"], "text": row["text"], "label": row["label"], "source": "shop", "group": row["document"]}
+        {"row": row["id"], "source": "shop", "group": row["document"], "batch": str(seed)}
+        | {name: row[name] for name in ("text", "label")}
         for seed in seeds
         for row in make_rows(120, seed)
     ]

@@ -36,7 +36,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         {"row": row["id"], "text": row["text"], "label": row["label"], "source": "shop", "group": row["document"]}
         for row in make_rows(160)
     ]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), workspace.accepted)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row | {"batch": "0"} for row in rows]), workspace.accepted)
     params = Params.read(workspace.params)
     split.run(workspace, params)
     encode.run(workspace, params)
@@ -123,6 +123,7 @@ def test_the_candidate_is_a_folder_without_a_pickle_that_gives_logits(workspace:
     assert about["task"] == params.section("task")
     assert about["train"] == params.section("train")
     assert about["base"]["sha256"] == about["encoding"]
+    assert about["batches"] == ["0"]
     texts = ["the lamp is great", "a broken desk again", ""]
     logits = numpy.stack(Predictor(workspace.candidate).outputs(frame_of(texts)))
     assert logits.shape == (3, 3)

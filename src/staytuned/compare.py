@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from staytuned import tasks
 from staytuned.compare_pages import show, write_picture
-from staytuned.data.sides import TEST, TRAIN, VALIDATION, rows_of, unseen
+from staytuned.data.sides import TEST, TRAIN, VALIDATION, rows_of, unseen_by
 from staytuned.errors import DataError, MissingError, ParamsError
 from staytuned.files import read_json, write_json
 from staytuned.modelling.intervals import draw, interval, resampled
@@ -175,7 +175,7 @@ def _full(champion: Path) -> Method:
 
 def _seen(test: pandas.DataFrame, champion: Path) -> numpy.ndarray:
     """Which test rows the champion was trained on: with another salt, it may have been. No method is judged on them."""
-    seen = ~unseen(test["row"], [champion])
+    seen = ~unseen_by(test["row"], [champion])
     if seen.all():
         raise DataError(
             f"the champion was trained on each of the {len(test)} test rows; ingest new rows, or set split.salt back "

@@ -185,6 +185,16 @@ class Sources(Section):
     bounds: dict[Name, float]
 
 
+class Drift(Section):
+    """How new rows are compared with those that the champion knew."""
+
+    reference: Count
+    window: Count
+    draws: Annotated[int, Field(ge=100)]
+    level: Annotated[float, Field(gt=0, lt=0.5)]
+    seed: Annotated[int, Field(ge=0)]
+
+
 class Gate(Section):
     """What a champion must show."""
 
@@ -288,6 +298,7 @@ class Params(Section):
     encode: Encode
     train: Train
     evaluate: Evaluate
+    drift: Drift
     gate: Gate
     triggers: Triggers
     watch: Watch

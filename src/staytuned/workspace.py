@@ -105,6 +105,11 @@ class Workspace:
         return self.reports / "evaluation"
 
     @property
+    def drift(self) -> Path:
+        """Folder with what drifted since the champion: JSON, pictures, page."""
+        return self.reports / "drift"
+
+    @property
     def data_docs(self) -> Path:
         """Folder of the validation's pages: a view, not an output."""
         return self.reports / "data-docs"
@@ -114,6 +119,11 @@ class Workspace:
     def var(self) -> Path:
         """Registry, ledger, logs and local copies of versions."""
         return self.root / "var"
+
+    @property
+    def pieces(self) -> Path:
+        """Folder of what was dear to make and can be made again."""
+        return self.var / "pieces"
 
     @property
     def ledger(self) -> Path:

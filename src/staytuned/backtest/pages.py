@@ -1,6 +1,7 @@
 """A backtest for people: a table, a chart of quality over arrivals, a chart of quality against cost."""
 
 import csv
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def difference(report: dict[str, Any], one: str, other: str, metric: str) -> tup
     mean = statistics.mean(found)
     if len(found) < 2:
         return mean, float("-inf"), float("inf")
-    half = float(scipy.stats.t.ppf(0.975, len(found) - 1)) * statistics.stdev(found) / len(found) ** 0.5
+    half = float(scipy.stats.t.ppf(0.975, len(found) - 1)) * statistics.stdev(found) / math.sqrt(len(found))
     return mean, mean - half, mean + half
 
 

@@ -9,7 +9,7 @@ import pandas
 from transformers.utils import logging
 
 from staytuned import behaviour, tasks
-from staytuned.data.sides import TEST, TRAIN, rows_of, unseen
+from staytuned.data.sides import TEST, TRAIN, rows_of, unseen_by
 from staytuned.errors import DataError
 from staytuned.files import read_json, write_json
 from staytuned.modelling.examples import Examples
@@ -41,7 +41,7 @@ def run(workspace: Workspace, params: Params) -> None:
     )
     base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
     folders = {"candidate": workspace.candidate, **pinned(workspace)}
-    fair = unseen(test.frame["row"], folders.values())  # with another salt, an old model may have seen them
+    fair = unseen_by(test.frame["row"], folders.values())  # with another salt, an old model may have seen them
     if not fair.any():
         raise DataError(
             f"each of the {len(fair)} test rows was trained on by {', '.join(folders)}; ingest new rows, or set "

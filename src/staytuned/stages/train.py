@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy
 import torch
+from pyarrow.parquet import read_table
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
@@ -83,6 +84,7 @@ def run(workspace: Workspace, params: Params) -> None:
             "rows": len(train.by_row),
             "tokens": int(train.lengths.sum()),  # of one epoch
             "start": read_json(before / "start.json") if before else None,
+            "batches": sorted(read_table(workspace.accepted, columns=["batch"])["batch"].unique().to_pylist()),
             "best": dataclasses.asdict(best),
         },
     )

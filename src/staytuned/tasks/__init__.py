@@ -150,6 +150,13 @@ class Task(ABC):
         """One prediction in one line."""
         return "\t".join(str(values[0]) for values in self.table([prediction]).values())
 
+    def sureness(self, predictions: list[Any]) -> tuple[list[str], numpy.ndarray] | None:
+        """Answers in the words of the labels, and the probability of each, shape (rows,); None where there are none.
+
+        What watches a model without labels looks at them.
+        """
+        return None
+
     @abstractmethod
     def predict_before(self, base: Path, train: Side, test: Side) -> list[Any]:
         """What ``before`` names predicts for the rows of ``test``."""

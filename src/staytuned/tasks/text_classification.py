@@ -159,6 +159,11 @@ class TextClassification(Task):
         """The label and its probability."""
         return f"{self.classes[prediction.argmax()]}\t{prediction.max():.3f}"
 
+    def sureness(self, predictions: list[Any]) -> tuple[list[str], numpy.ndarray] | None:
+        """The likeliest label and its probability."""
+        values = numpy.stack(predictions)
+        return [self.classes[best] for best in values.argmax(axis=1)], values.max(axis=1)
+
     def predict_before(self, base: Path, train: Side, test: Side) -> list[Any]:
         """By a logistic regression on the base model's embeddings."""
         from staytuned.modelling.embeddings import probabilities_before

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy
 
-from staytuned.data.sides import unseen
+from staytuned.data.sides import unseen_by
 from staytuned.errors import DataError, ParamsError
 from staytuned.files import read_json
 from staytuned.modelling.examples import Examples
@@ -51,7 +51,7 @@ def with_replay(train: Examples, champion: Path, replay: float, seed: int) -> Ex
         DataError: no row is new to it.
     """
     names = [train.names[places[0]] for places in train.by_row]
-    is_new = unseen(names, [champion])
+    is_new = unseen_by(names, [champion])
     if not is_new.any():
         raise DataError(
             f"none of the {len(names)} training rows is new to the champion, which training is to go on from; ingest "

@@ -1,0 +1,75 @@
+"""What the champion says of rows, how sure it is, and how good that is."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy
+import pandas
+
+from staytuned.drift.pieces import Arrays, read_piece, write_piece
+from staytuned.entry_points import class_at
+from staytuned.files import read_json, sha256
+from staytuned.models import fingerprint
+
+if TYPE_CHECKING:
+    from staytuned.predictor import Predictor
+    from staytuned.tasks import Task
+
+CONTENT = ["text", "text_pair", "label"]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What is known of the champion's predictions for the rows of a frame."""
+
+    answers: numpy.ndarray  # of all rows; empty where the task has none that can be compared
+    confidence: numpy.ndarray  # probability of each answer
+    judged: numpy.ndarray  # which rows have a label that the champion's task knows
+    statistics: numpy.ndarray  # of those, as of the task
+
+
+def task_of(folder: Path) -> "Task":
+    """The task that a model was trained for, without its weights."""
+    about = read_json(folder / "staytuned.json")
+    made = class_at(about["class"])
+    task: Task = made(made.Options.model_validate(about["task"]))
+    return task
+
+
+def said(folder: Path, frame: pandas.DataFrame, piece: Path) -> Said:
+    """The champion's predictions for a frame, out of the piece if it was made from these rows by this model.
+
+    Args:
+        folder: The champion's.
+        frame: Rows to predict, at least one.
+        piece: Where the piece store keeps them.
+    """
+    rows = hashlib.sha256(frame[CONTENT].to_json(orient="values").encode()).hexdigest()
+    key = f"{fingerprint(folder)} {sha256(folder / 'staytuned.json')} {rows}"
+    arrays = read_piece(piece, key)
+    if arrays is None:
+        from staytuned.predictor import Predictor
+
+        arrays = _made(Predictor(folder), frame)
+        write_piece(piece, key, arrays)
+    return Said(**arrays)
+
+
+def _made(champion: "Predictor", frame: pandas.DataFrame) -> Arrays:
+    predictions, task = champion.predict(frame), champion.task
+    good = numpy.array([fault is None for fault in task.faults(frame)])
+    judged = good & frame["label"].notna().to_numpy() if task.labelled else good
+    places = numpy.flatnonzero(judged)
+    statistics = numpy.empty((0, 0))
+    if len(places):
+        rows = frame.iloc[places].reset_index(drop=True)
+        statistics = task.statistics(rows, [predictions[place] for place in places])
+    answers, confidence = task.sureness(predictions) or ([], numpy.empty(0))
+    return {
+        "answers": numpy.array(answers, str),
+        "confidence": confidence,
+        "judged": judged,
+        "statistics": statistics,
+    }

@@ -1,0 +1,89 @@
+"""Thresholds by resampling whole groups: what the checks say where nothing drifted."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy
+
+Statistic = Callable[[numpy.ndarray, numpy.ndarray, numpy.ndarray], numpy.ndarray]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One view of the rows of reference and window, and the statistic that compares the two."""
+
+    title: str
+    statistic: Statistic
+    values: numpy.ndarray  # one a row, or a word
+    groups: numpy.ndarray  # number of the group that each belongs to
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one check."""
+
+    value: float
+    threshold: float | None  # from which on it alone gives the alarm; None: no value of it can, on so few groups
+    p: float  # how often it is at least so large where nothing drifted
+
+    @property
+    def alarm(self) -> bool:
+        """Whether this check gives the alarm."""
+        return self.threshold is not None and self.value >= self.threshold
+
+
+def partings(rows: numpy.ndarray, window: numpy.ndarray, fixed: numpy.ndarray, draws: int, seed: int) -> numpy.ndarray:
+    """The window as it is, then windows of as many rows, of whole groups drawn from window and reference together.
+
+    Where nothing drifted the groups could stand in any order, so that the first parting is one like the others: the
+    permutation test, exact however few groups there are (Lehmann & Romano 2005, section 15.2).
+
+    Args:
+        rows: How many there are in each group.
+        window: Which groups are in the window, shape (groups,).
+        fixed: Which groups stay in the reference: those of which not all is known that is known of the window's.
+        draws: How many windows to draw.
+        seed: Of the random order.
+
+    Returns:
+        Which groups are in the window, shape (1 + draws, groups).
+    """
+    random = numpy.random.default_rng(seed)
+    free = numpy.flatnonzero(~fixed)
+    order = random.permuted(numpy.tile(free, (draws, 1)), axis=1)
+    sizes = rows[order]
+    within = sizes.cumsum(axis=1) - sizes / 2 <= rows[window].sum()  # the group at the edge, if most of it fits
+    within[:, 0], within[:, -1] = True, False
+    drawn = numpy.zeros((draws, len(rows)), bool)
+    numpy.put_along_axis(drawn, order, within, axis=1)
+    return numpy.concatenate([window[None], drawn])
+
+
+def judge(checks: dict[str, Check], windows: numpy.ndarray, level: float) -> tuple[dict[str, Verdict], bool]:
+    """What each check says of the window, and whether they say together that something drifted.
+
+    The trigger is the smallest p of all checks, compared with the smallest p of each window that was drawn (Westfall &
+    Young 1993, section 2.3): however much the checks overlap, it is wrong as often as ``level`` says.
+
+    Args:
+        checks: By name.
+        windows: From ``partings``.
+        level: Share of false alarms.
+    """
+    table = numpy.stack([check.statistic(check.values, check.groups, windows) for check in checks.values()])
+    p = numpy.stack([_tail(row) for row in table])
+    smallest = numpy.sort(p.min(axis=0))
+    alarming = smallest[_tail(-smallest) <= level]  # the largest is the bound
+    bound = alarming[-1] if len(alarming) else 0.0
+    found = {}
+    for name, row, tail in zip(checks, table, p, strict=True):
+        beyond = row[tail <= bound]
+        found[name] = Verdict(float(row[0]), float(beyond.min()) if len(beyond) else None, float(tail[0]))
+    return found, bool(p[:, 0].min() <= bound)
+
+
+def _tail(values: numpy.ndarray) -> numpy.ndarray:
+    """Of each value: the share of all that are at least so large."""
+    below = numpy.searchsorted(numpy.sort(values), values, "left")
+    share: numpy.ndarray = 1 - below / len(values)
+    return share

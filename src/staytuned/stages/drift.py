@@ -1,0 +1,188 @@
+"""Drift: the rows that came since the champion was trained, against those that it knew."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pandas
+
+from staytuned import tasks
+from staytuned.data.sides import unseen_by
+from staytuned.drift.accuracy import estimated_accuracy
+from staytuned.drift.answers import Said, said, task_of
+from staytuned.drift.calibration import judge, partings
+from staytuned.drift.embedding import embedded
+from staytuned.drift.rows import LEAST, reference_and_window
+from staytuned.drift.views import Answers, Compared, checks_of, texts_of
+from staytuned.files import read_json, write_json
+from staytuned.modelling.intervals import draw, interval, resampled
+from staytuned.models import find_base
+from staytuned.params import Drift, Params
+from staytuned.stages.drift_pages import write_pages
+from staytuned.tasks import Task
+from staytuned.workspace import Workspace
+
+
+def run(workspace: Workspace, params: Params) -> None:
+    """Write ``reports/drift``; it says so where there is no champion yet, or too little to compare."""
+    pin = workspace.pin / "pin.json"
+    champion = read_json(pin)["champion"] if pin.is_file() else None
+    report: dict[str, Any] = {
+        "champion": champion and champion["version"],
+        "enough": False,
+        "alarm": False,
+        "metric": tasks.load(params).metrics[0].name,
+        "reference": {"rows": 0, "groups": 0, "metric": None, "accuracy": None},
+        "window": {"rows": 0, "groups": 0, "batches": [], "metric": None, "interval": None},
+        "checks": {},
+        "skipped": {},
+        "estimated_accuracy": None,
+    }
+    rows = None
+    if champion:
+        known = read_json(workspace.pin / "champion" / "staytuned.json")["batches"]
+        reference, window = reference_and_window(workspace, known, params.drift)
+        for name, frame in (("reference", reference), ("window", window)):
+            report[name] |= {"rows": len(frame), "groups": int(frame["group"].nunique())}
+        report["window"]["batches"] = list(dict.fromkeys(window["batch"]))
+        report["enough"] = all(report[name]["groups"] >= least for name, least in LEAST.items())
+        if report["enough"]:
+            rows = compare(workspace, params, reference, window, report)
+    report["said"] = in_words(report)
+    write_json(workspace.drift / "drift.json", report)
+    write_pages(workspace.drift, report, rows)
+
+
+def compare(
+    workspace: Workspace, params: Params, reference: pandas.DataFrame, window: pandas.DataFrame, report: dict[str, Any]
+) -> Compared:
+    """Compare the rows; fills in the report and returns the rows as they were looked at."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    set_threads(params.train.threads)
+    folder, pieces = workspace.pin / "champion", workspace.pieces / "drift"
+    base = find_base(params.model.base, [workspace.root / name for name in params.model.folders])
+    frame = pandas.concat([reference, window], ignore_index=True)
+    vectors = embedded(texts_of(frame), base, params.encode.max_tokens, pieces)
+    task = task_of(folder)
+    unseen = reference[unseen_groups(reference, folder)]
+    of_window = said(folder, window, pieces / "window.npz")
+    of_reference = None
+    if unseen["group"].nunique() >= LEAST["reference"]:
+        of_reference = said(folder, unseen, pieces / "reference.npz")
+    measure(params, task, (unseen, of_reference) if of_reference else None, (window, of_window), report)
+    rows = Compared(
+        frame=frame,
+        in_window=numpy.arange(len(frame)) >= len(reference),
+        vectors=vectors,
+        labelled=bool(task.classes),
+        answers=both(of_reference, of_window, unseen.index.append(frame.index[len(reference) :])),
+    )
+    check(rows, params.drift, report)
+    report["skipped"] = skipped(task, unseen, rows)
+    return rows
+
+
+def unseen_groups(frame: pandas.DataFrame, champion: Path) -> numpy.ndarray:
+    """Which rows are of groups that the champion was not trained or stopped on, with any row."""
+    seen = pandas.Series(~unseen_by(frame["row"], [champion]), frame.index)
+    unseen: numpy.ndarray = ~seen.groupby(frame["group"]).transform("any").to_numpy()
+    return unseen
+
+
+def check(rows: Compared, options: Drift, report: dict[str, Any]) -> None:
+    """All checks, and the alarm of all together, into the report.
+
+    Groups that the champion has not predicted stay in the reference, so that every check sees the same windows.
+    """
+    groups = rows.groups
+    sizes = numpy.bincount(groups)
+    window = numpy.bincount(groups, rows.in_window) > 0
+    fixed = numpy.zeros(len(sizes), bool)
+    if rows.answers:
+        fixed = numpy.bincount(groups[rows.answers.places], minlength=len(sizes)) == 0
+    checks = checks_of(rows)
+    found, report["alarm"] = judge(checks, partings(sizes, window, fixed, options.draws, options.seed), options.level)
+    for name, verdict in found.items():
+        report["checks"][name] = {"title": checks[name].title, "alarm": verdict.alarm, **vars(verdict)}
+
+
+Asked = tuple[pandas.DataFrame, Said]
+
+
+def measure(params: Params, task: Task, reference: Asked | None, window: Asked, report: dict[str, Any]) -> None:
+    """The champion's first metric on both, as far as there are labels, and its accuracy as its confidence has it."""
+    options, level = params.drift, params.evaluate.confidence
+    report["metric"] = metric = task.metrics[0].name
+    for name, asked in (("reference", reference), ("window", window)):
+        if asked and asked[1].judged.any():
+            report[name]["metric"] = float(task.measure(asked[1].statistics.sum(axis=0))[metric])
+    rows, new = window
+    if new.judged.any():
+        groups = rows["group"][new.judged].tolist()
+        sums = resampled(new.statistics, groups, draw(groups, options.draws, options.seed))
+        report["window"]["interval"] = interval(task.measure(sums)[metric], level)
+    if reference and len(new.answers):
+        known, old = reference
+        right = (old.answers == known["label"].to_numpy())[old.judged]
+        value, between = estimated_accuracy(
+            (old.confidence[old.judged], right, known["group"][old.judged].tolist()),
+            (new.confidence, rows["group"].tolist()),
+            options.draws,
+            level,
+            options.seed,
+        )
+        report["reference"]["accuracy"] = float(right.mean())
+        report["estimated_accuracy"] = {"value": value, "interval": between}
+
+
+def skipped(task: Task, unseen: pandas.DataFrame, rows: Compared) -> dict[str, str]:
+    """The checks that were not made, and why."""
+    found = {}
+    if not task.classes:
+        found["labels"] = "the task's labels are open"
+    if not rows.answers:
+        groups = unseen["group"].nunique()
+        few = f"of the reference only {groups} groups were not trained on, of the {LEAST['reference']} that it takes"
+        why = few if groups < LEAST["reference"] else "the task's answers have no probability"
+        found |= {"answers": why, "confidence": why}
+    return found
+
+
+def both(reference: Said | None, window: Said, places: pandas.Index) -> Answers | None:
+    """The answers in both, if there are any; ``places`` of the rows among all that are compared."""
+    if reference is None or not len(window.answers):
+        return None
+    names = numpy.concatenate([reference.answers, window.answers])
+    return Answers(places.to_numpy(), names, numpy.concatenate([reference.confidence, window.confidence]))
+
+
+def set_threads(threads: int) -> None:
+    """Of torch: other counts give other bits."""
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def in_words(report: dict[str, Any]) -> str:
+    """What the report comes to, and what to do."""
+    if report["champion"] is None:
+        return "There is no champion yet, so there is nothing that rows could drift away from."
+    reference, window = report["reference"], report["window"]
+    if not window["rows"]:
+        return f"No row has come since version {report['champion']} was trained."
+    if not report["enough"]:
+        return (
+            f"Not enough to say: {window['rows']} new rows in {window['groups']} groups, against {reference['rows']} "
+            f"in {reference['groups']}; it takes {LEAST['window']} groups against {LEAST['reference']}."
+        )
+    alarms = [check["title"] for check in report["checks"].values() if check["alarm"]]
+    if report["alarm"]:
+        return (
+            f"Drift: the {window['rows']} newest rows are not like those that version {report['champion']} was made "
+            f"from: {', '.join(alarms)}. Look at the words and examples below; `staytuned run` trains on the new rows "
+            "and lets the gate judge."
+        )
+    return f"No drift: the {window['rows']} newest rows are like those that version {report['champion']} was made from."

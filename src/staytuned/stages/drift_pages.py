@@ -1,0 +1,185 @@
+"""Drift for people: what moved, which words and sources, which rows; one page that loads nothing from elsewhere."""
+
+import base64
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy
+import pandas
+
+from staytuned.drift.checks import domain_scores
+from staytuned.drift.views import Compared, texts_of
+from staytuned.drift.words import telling_words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WORDS, EXAMPLES, CHARACTERS, BINS, BARS = 15, 10, 300, 30, 12
+COLOURS = {"reference": "#7a8ca3", "window": "#c8553d"}
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>staytuned: drift</title>
+<style>
+body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
+table{border-collapse:collapse;margin:.5rem 0 1.5rem}th,td{padding:.25rem .8rem;border-bottom:1px solid #ddd;
+text-align:right;vertical-align:top}th:first-child,td:first-child,.text{text-align:left}img{max-width:100%}
+.alarm{color:#b3261e;font-weight:600}.range{color:#777;font-size:85%;white-space:nowrap}.text{overflow-wrap:anywhere}
+</style>
+<h1>Drift</h1>
+<p{% if alarm %} class="alarm"{% endif %}>{{ said }}</p>
+{% if checks %}
+<p>{{ window.rows }} newest rows in {{ window.groups }} groups, against {{ reference.rows }} rows in
+{{ reference.groups }} groups of the batches that the champion knew. A check gives the alarm from its threshold on; p is
+how often it is at least so large where nothing drifted, by windows drawn at random.</p>
+<table><tr><th>check<th>value<th>threshold<th>p<th></tr>
+{% for check in checks.values() %}<tr{% if check.alarm %} class="alarm"{% endif %}><td>{{ check.title }}
+<td>{{ "%.3f" % check.value }}<td>{{ "–" if check.threshold is none else "%.3f" % check.threshold }}
+<td>{{ "%.3f" % check.p }}<td>{{ "drift" if check.alarm }}</tr>{% endfor %}</table>
+{% for name, why in skipped.items() %}<p>Not checked: {{ name }}; {{ why }}.</p>{% endfor %}
+<h2>How good the champion is</h2>
+<table><tr><th><th>reference<th>new rows</tr>
+<tr><td>{{ metric }}, measured<td>{{ figure(reference.metric) }}<td>{{ figure(window.metric, window.interval) }}</tr>
+<tr><td>accuracy, estimated without labels<td>–<td>
+{{ figure(estimated_accuracy.value, estimated_accuracy.interval) if estimated_accuracy else "–" }}</tr></table>
+<h2>What moved</h2>
+{% for title, picture in pictures.items() %}<h3>{{ title }}</h3><img alt="{{ title }}"
+src="data:image/png;base64,{{ picture }}">{% endfor %}
+<h2>Words</h2>
+<p>More often in the new rows: {{ more | join(", ") or "none" }}.</p>
+<p>Less often: {{ less | join(", ") or "none" }}.</p>
+<h2>Sources</h2>
+<table><tr><th>source<th>reference<th>new rows<th>like the new rows</tr>
+{% for row in sources %}<tr><td>{{ row.source }}<td>{{ row.reference }}<td>{{ row.window }}
+<td>{{ "%.3f" % row.score }}</tr>{% endfor %}</table>
+<h2>New rows most unlike the reference</h2>
+<table><tr><th>text<th>source<th>label<th>answer<th>score</tr>
+{% for row in examples %}<tr><td class="text">{{ row.text }}<td>{{ row.source }}<td>{{ row.label }}<td>{{ row.answer }}
+<td>{{ "%.3f" % row.score }}</tr>{% endfor %}</table>
+{% endif %}</html>
+"""
+
+
+def write_pages(folder: Path, report: dict[str, Any], rows: Compared | None) -> None:
+    """Write ``report.html`` and its pictures; without rows a page of one sentence."""
+    seen: dict[str, Any] = {}
+    if rows:
+        member = numpy.bincount(rows.groups, rows.in_window) > 0
+        scores = domain_scores(rows.vectors, rows.groups, member[None])[0]
+        texts = pandas.Series(texts_of(rows.frame))
+        more, less = telling_words(texts[~rows.in_window], texts[rows.in_window], WORDS)
+        seen = {"more": more, "less": less, "sources": _sources(rows, scores), "examples": _examples(rows, scores)}
+        seen["pictures"] = _pictures(folder, report, rows, scores, more[:BARS])
+    template = jinja2.Environment(autoescape=True).from_string(PAGE)
+    (folder / "report.html").write_text(template.render(**report, **seen, figure=_figure), encoding="utf-8")
+
+
+def _figure(value: float | None, between: list[float] | None = None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" + (f" ({between[0]:.3f} to {between[1]:.3f})" if between else "")
+
+
+def _sources(rows: Compared, scores: numpy.ndarray) -> list[dict[str, Any]]:
+    """Rows of each source on either side, and their mean score, most like the window first."""
+    table = pandas.DataFrame({"source": rows.frame["source"], "window": rows.in_window, "score": scores})
+    found = [
+        {
+            "source": source,
+            "reference": int((~part["window"]).sum()),
+            "window": int(part["window"].sum()),
+            "score": float(part["score"].mean()),
+        }
+        for source, part in table.groupby("source")
+    ]
+    return sorted(found, key=lambda row: (-row["score"], row["source"]))
+
+
+def _examples(rows: Compared, scores: numpy.ndarray) -> list[dict[str, Any]]:
+    """The rows of the window that are least like the reference."""
+    answers = dict(zip(rows.answers.places, rows.answers.names, strict=True)) if rows.answers else {}
+    order = [place for place in (-scores).argsort(kind="stable") if rows.in_window[place]][:EXAMPLES]
+    texts = texts_of(rows.frame)
+    return [
+        {
+            "text": texts[place][:CHARACTERS],
+            "source": rows.frame["source"][place],
+            "label": rows.frame["label"][place] or "",
+            "answer": answers.get(place, ""),
+            "score": float(scores[place]),
+        }
+        for place in order
+    ]
+
+
+def _pictures(
+    folder: Path, report: dict[str, Any], rows: Compared, scores: numpy.ndarray, words: list[str]
+) -> dict[str, str]:
+    """A picture for each check, by its title, as text for the page."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    frame, inside = rows.frame, rows.in_window
+    draw: dict[str, Any] = {
+        "domain_classifier": lambda axes: _histogram(axes, scores, inside, "score of the classifier"),
+        "embeddings": lambda axes: _map(axes, rows.vectors, inside),
+        "text_length": lambda axes: _histogram(axes, frame["text"].str.len().to_numpy(), inside, "characters"),
+        "unknown_words": lambda axes: _words(axes, rows, words),
+        "labels": lambda axes: _bars(axes, frame["label"].fillna("").to_numpy(str), inside),
+    }
+    said = rows.answers
+    if said:
+        theirs = inside[said.places]
+        draw["answers"] = lambda axes: _bars(axes, said.names, theirs)
+        draw["confidence"] = lambda axes: _histogram(axes, said.confidence, theirs, "probability of the answer")
+    found = {}
+    for name, about in report["checks"].items():
+        figure, axes = pyplot.subplots(figsize=(7, 3.2), layout="constrained")
+        draw[name](axes)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+        figure.savefig(folder / f"{name}.png", dpi=100, metadata={"Software": None})  # nothing of the machine in it
+        pyplot.close(figure)
+        found[about["title"]] = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
+    return found
+
+
+def _histogram(axes: "Axes", values: Any, inside: numpy.ndarray, title: str) -> None:
+    edges = numpy.histogram_bin_edges(values, BINS)
+    for name, part in (("reference", values[~inside]), ("window", values[inside])):
+        weights = numpy.full(len(part), 1 / max(1, len(part)))
+        axes.hist(part, edges.tolist(), weights=weights, alpha=0.6, label=name, color=COLOURS[name])
+    axes.set_xlabel(title)
+    axes.set_ylabel("share of the rows")
+
+
+def _map(axes: "Axes", vectors: numpy.ndarray, inside: numpy.ndarray) -> None:
+    """The two directions in which the embeddings differ most (principal components)."""
+    centred = vectors - vectors.mean(axis=0)
+    _, directions = numpy.linalg.eigh(centred.T @ centred)
+    flat = centred @ directions[:, -2:]
+    for name, part in (("reference", flat[~inside]), ("window", flat[inside])):
+        axes.scatter(part[:, 1], part[:, 0], s=6, alpha=0.5, label=name, color=COLOURS[name])
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _bars(axes: "Axes", values: Any, inside: numpy.ndarray) -> None:
+    """Shares of names, the most frequent ones."""
+    names = pandas.Series(values).value_counts().index[:BARS]
+    _pairs(axes, list(names), [[(part == name).mean() for name in names] for part in (values[~inside], values[inside])])
+
+
+def _words(axes: "Axes", rows: Compared, words: list[str]) -> None:
+    """Share of the rows that hold each of the words that the window has more of."""
+    texts = pandas.Series(texts_of(rows.frame)).str.casefold()
+    has = {word: texts.str.contains(word, regex=False).to_numpy() for word in words}
+    _pairs(axes, words, [[has[word][part].mean() for word in words] for part in (~rows.in_window, rows.in_window)])
+
+
+def _pairs(axes: "Axes", names: list[str], shares: list[list[float]]) -> None:
+    places = numpy.arange(len(names))
+    for step, (name, share) in enumerate(zip(COLOURS, shares, strict=True)):
+        axes.bar(places + 0.4 * step - 0.2, share, 0.4, label=name, color=COLOURS[name])
+    axes.set_xticks(places, [name[:16] for name in names], rotation=30, ha="right")
+    axes.set_ylabel("share of the rows")
