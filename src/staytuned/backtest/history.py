@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import pandas
+import pyarrow.parquet
 import torch
 from tokenizers import Tokenizer
 
 from staytuned import tasks
 from staytuned.data.batches import manifest
-from staytuned.data.sides import TEST, TRAIN, VALIDATION, rows_of
+from staytuned.data.sides import KEPT_OUT, TEST, TRAIN, VALIDATION, rows_of
+from staytuned.drift.embedding import embedded
+from staytuned.drift.views import texts_of
 from staytuned.errors import DataError, TrainingError
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone
@@ -32,6 +36,8 @@ class History:
     base: Path
     sides: dict[str, Side]
     arrival: dict[str, numpy.ndarray]  # by side, shape (rows,)
+    everything: pandas.DataFrame  # the rows of all sides in the order of arrival, with ``side`` and ``arrival``
+    vectors: numpy.ndarray  # embeddings of them
     arrivals: list[str]  # names of the files that they came in
 
     @classmethod
@@ -47,6 +53,7 @@ class History:
         number = {batch.batch[:16]: place for place, batch in enumerate(batches)}
         base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
         task.read(base)
+        everything = _everything(workspace, number)
         frames = {side: rows_of(workspace, side) for side in SIDES}
         return cls(
             task,
@@ -54,6 +61,8 @@ class History:
             base,
             {side: Side(frames[side], Examples.read(workspace.encoded / f"{side}.arrow")) for side in SIDES},
             {side: frame["batch"].map(number).to_numpy() for side, frame in frames.items()},
+            everything,
+            embedded(texts_of(everything), base, params.encode.max_tokens, workspace.pieces / "backtest"),
             [batch.file for batch in batches],
         )
 
@@ -71,6 +80,14 @@ class History:
         frame = self.sides[TEST].frame
         seen = set(frame["source"][self.arrival[TEST] <= arrival])
         return frame["source"].isin(seen).to_numpy()
+
+
+def _everything(workspace: Workspace, number: dict[str, int]) -> pandas.DataFrame:
+    rows = pyarrow.parquet.read_table(workspace.accepted).to_pandas()
+    split = pyarrow.parquet.read_table(workspace.split, columns=["side", "group"]).to_pandas()
+    whole = rows.assign(side=split["side"], group=split["group"], arrival=rows["batch"].map(number))
+    kept: pandas.DataFrame = whole[whole["side"] != KEPT_OUT].reset_index(drop=True)
+    return kept
 
 
 @dataclass(frozen=True)
@@ -102,7 +119,7 @@ def learn(
     if before:
         options = options.model_copy(update={"head_learning_rate": options.learning_rate})
     make_deterministic(seed, options.threads)
-    model = _model(history, options, before)
+    model = model_of(history, options, before)
     train = history.some(TRAIN, rows).examples
     validation = history.some(VALIDATION, history.until(VALIDATION, arrival))
     done = 0
@@ -115,10 +132,12 @@ def learn(
     tokens = int(train.lengths.sum()) * options.epochs * done / steps_in(len(train), options)
     learned = rows if before is None else numpy.union1d(rows, before.learned)
     model.load_state_dict(weights)
-    return Version(number, arrival, learned, weights, predict(history, model, history.sides[TEST]), round(tokens))
+    said = predict(history, model, history.sides[TEST].frame)
+    return Version(number, arrival, learned, weights, said, round(tokens))
 
 
-def _model(history: History, options: Train, before: Version | None) -> torch.nn.Module:
+def model_of(history: History, options: Train, before: Version | None) -> torch.nn.Module:
+    """The base model under the task's head, or a version."""
     task = history.task
     model = task.model(backbone(task.kind, history.base, options.dropout, pretrained=True), options.dropout)
     if options.lora:
@@ -128,9 +147,10 @@ def _model(history: History, options: Train, before: Version | None) -> torch.nn
     return model
 
 
-def predict(history: History, model: torch.nn.Module, side: Side) -> list[Any]:
+def predict(history: History, model: torch.nn.Module, frame: pandas.DataFrame) -> list[Any]:
     """Predictions for rows."""
     tokenizer = Tokenizer.from_file(str(history.base / "tokenizer.json"))
     history.task.adapt(tokenizer, history.params.encode.max_tokens)
-    with torch.inference_mode():
-        return history.task.predict(model.eval(), tokenizer, side.frame, side.examples)
+    table = history.task.encode(tokenizer, frame)
+    examples = Examples(table.append_column("row", table["place"].cast("string")))
+    return history.task.predict(model.eval(), tokenizer, frame, examples)

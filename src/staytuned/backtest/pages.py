@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import scipy.stats  # type: ignore[import-untyped]
+import scipy.stats
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -40,7 +40,7 @@ def difference(report: dict[str, Any], one: str, other: str, metric: str) -> tup
     """
     means = {row["policy"]: row["means"][metric] for row in rows_of(report)}
     found = [a - b for a, b in zip(means[one], means[other], strict=True)]
-    mean = statistics.mean(found)
+    mean: float = statistics.mean(found)
     if len(found) < 2:
         return mean, float("-inf"), float("inf")
     half = float(scipy.stats.t.ppf(0.975, len(found) - 1)) * statistics.stdev(found) / math.sqrt(len(found))

@@ -76,7 +76,9 @@ def _judged(history: History, policy: Policy, state: State, candidate: Version, 
     for name in ("champion", "best"):
         if name in models:
             report["models"][name]["version"] = models[name].number
-    return gate(report, Standing(state.champion.number, state.best.number), history.params.gate)
+    budgets = {"max_megabytes": None, "max_milliseconds": None}  # the same for all policies
+    policy_of_gate = history.params.gate.model_copy(update=budgets)
+    return gate(report, Standing(state.champion.number, state.best.number), policy_of_gate)
 
 
 def _promote(history: History, state: State, candidate: Version, arrival: int) -> None:

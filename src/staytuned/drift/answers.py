@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import pandas
@@ -14,7 +14,6 @@ from staytuned.files import read_json, sha256
 from staytuned.models import fingerprint
 
 if TYPE_CHECKING:
-    from staytuned.predictor import Predictor
     from staytuned.tasks import Task
 
 CONTENT = ["text", "text_pair", "label"]
@@ -52,13 +51,14 @@ def said(folder: Path, frame: pandas.DataFrame, piece: Path) -> Said:
     if arrays is None:
         from staytuned.predictor import Predictor
 
-        arrays = _made(Predictor(folder), frame)
+        champion = Predictor(folder)
+        arrays = answered(champion.task, champion.predict(frame), frame)
         write_piece(piece, key, arrays)
     return Said(**arrays)
 
 
-def _made(champion: "Predictor", frame: pandas.DataFrame) -> Arrays:
-    predictions, task = champion.predict(frame), champion.task
+def answered(task: "Task", predictions: list[Any], frame: pandas.DataFrame) -> Arrays:
+    """What is known of predictions for a frame, as arrays by name."""
     good = numpy.array([fault is None for fault in task.faults(frame)])
     judged = good & frame["label"].notna().to_numpy() if task.labelled else good
     places = numpy.flatnonzero(judged)

@@ -1,5 +1,6 @@
 """Drift: the rows that came since the champion was trained, against those that it knew."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,7 @@ def run(workspace: Workspace, params: Params) -> None:
     """Write ``reports/drift``; it says so where there is no champion yet, or too little to compare."""
     pin = workspace.pin / "pin.json"
     champion = read_json(pin)["champion"] if pin.is_file() else None
-    report: dict[str, Any] = {
-        "champion": champion and champion["version"],
-        "enough": False,
-        "alarm": False,
-        "metric": tasks.load(params).metrics[0].name,
-        "reference": {"rows": 0, "groups": 0, "metric": None, "accuracy": None},
-        "window": {"rows": 0, "groups": 0, "batches": [], "metric": None, "interval": None},
-        "checks": {},
-        "skipped": {},
-        "estimated_accuracy": None,
-    }
+    report = empty_report(champion and champion["version"], tasks.load(params).metrics[0].name)
     rows = None
     if champion:
         known = read_json(workspace.pin / "champion" / "staytuned.json")["batches"]
@@ -53,6 +44,21 @@ def run(workspace: Workspace, params: Params) -> None:
     write_pages(workspace.drift, report, rows)
 
 
+def empty_report(champion: int | None, metric: str) -> dict[str, Any]:
+    """The report before anything was looked at."""
+    return {
+        "champion": champion,
+        "enough": False,
+        "alarm": False,
+        "metric": metric,
+        "reference": {"rows": 0, "groups": 0, "metric": None, "accuracy": None},
+        "window": {"rows": 0, "groups": 0, "batches": [], "metric": None, "interval": None},
+        "checks": {},
+        "skipped": {},
+        "estimated_accuracy": None,
+    }
+
+
 def compare(
     workspace: Workspace, params: Params, reference: pandas.DataFrame, window: pandas.DataFrame, report: dict[str, Any]
 ) -> Compared:
@@ -64,14 +70,47 @@ def compare(
     set_threads(params.train.threads)
     folder, pieces = workspace.pin / "champion", workspace.pieces / "drift"
     base = find_base(params.model.base, [workspace.root / name for name in params.model.folders])
+    texts = texts_of(pandas.concat([reference, window], ignore_index=True))
+    return look(
+        params,
+        task_of(folder),
+        reference,
+        window,
+        unseen_groups(reference, folder),
+        embedded(texts, base, params.encode.max_tokens, pieces),
+        lambda frame, name: said(folder, frame, pieces / f"{name}.npz"),
+        report,
+    )
+
+
+def look(
+    params: Params,
+    task: Task,
+    reference: pandas.DataFrame,
+    window: pandas.DataFrame,
+    is_unseen: numpy.ndarray,
+    vectors: numpy.ndarray,
+    say: Callable[[pandas.DataFrame, str], Said],
+    report: dict[str, Any],
+) -> Compared:
+    """The same, whatever the champion is kept in.
+
+    Args:
+        params: Of the workspace.
+        task: The champion's.
+        reference: Rows that it knew.
+        window: Rows that came since.
+        is_unseen: Which rows of the reference are of groups that it was not trained on.
+        vectors: Embeddings of the rows of both.
+        say: What the champion says of a frame of the name ``reference`` or ``window``.
+        report: To be filled in.
+    """
     frame = pandas.concat([reference, window], ignore_index=True)
-    vectors = embedded(texts_of(frame), base, params.encode.max_tokens, pieces)
-    task = task_of(folder)
-    unseen = reference[unseen_groups(reference, folder)]
-    of_window = said(folder, window, pieces / "window.npz")
+    unseen = reference.reset_index(drop=True)[is_unseen]
+    of_window = say(window, "window")
     of_reference = None
     if unseen["group"].nunique() >= LEAST["reference"]:
-        of_reference = said(folder, unseen, pieces / "reference.npz")
+        of_reference = say(unseen, "reference")
     measure(params, task, (unseen, of_reference) if of_reference else None, (window, of_window), report)
     rows = Compared(
         frame=frame,

@@ -1,0 +1,80 @@
+"""What the triggers are told at an arrival of a backtest: the same that the drift stage finds."""
+
+from typing import Any
+
+import numpy
+import pandas
+
+from staytuned.backtest.history import History, Version, model_of, predict
+from staytuned.data.sides import TEST
+from staytuned.drift.answers import Said, answered
+from staytuned.drift.rows import LEAST, newest
+from staytuned.drift.triggers import Measured, Situation
+from staytuned.stages.drift import empty_report, look
+
+
+def situation_of(
+    history: History, champion: Version, alarms: list[bool], trained: list[Version], arrival: int
+) -> Situation:
+    """What is known when ``arrival`` has come; there is no clock in a backtest, so the model's age is not.
+
+    Args:
+        history: All rows.
+        champion: That the new rows are held against.
+        alarms: Of its earlier windows.
+        trained: All versions so far.
+        arrival: The last that has come.
+    """
+    report, metric = look_at(history, champion, arrival), history.task.metrics[0]
+    last = trained[-1]
+    newer = history.everything["arrival"].between(last.arrival + 1, arrival)
+    window, reference = report["window"], report["reference"]
+    measured = estimated = None
+    if window["metric"] is not None and reference["metric"] is not None:
+        measured = Measured(
+            metric.title,
+            metric.higher_is_better,
+            window["rows"],
+            window["metric"],
+            tuple(window["interval"]),
+            reference["metric"],
+        )
+    if found := report["estimated_accuracy"]:
+        between, known = tuple(found["interval"]), reference["accuracy"]
+        estimated = Measured("accuracy", True, window["rows"], found["value"], between, known)
+    return Situation(
+        champion=champion.number,
+        age=None,
+        new_rows=int(newer.sum()),
+        alarms=(*alarms, *([report["alarm"]] if report["enough"] else [])),
+        measured=measured,
+        estimated=estimated,
+        cost=last.tokens,
+        spent=sum(version.tokens for version in trained),
+    )
+
+
+def look_at(history: History, champion: Version, arrival: int) -> dict[str, Any]:
+    """The report of the drift stage on the rows that have come since the champion was trained."""
+    rows, options = history.everything, history.params.drift
+    known, new = rows["arrival"] <= champion.arrival, rows["arrival"].between(champion.arrival + 1, arrival)
+    places = [
+        rows.index[here][newest(rows["group"][here], limit)]
+        for here, limit in ((known, options.reference), (new, options.window))
+    ]
+    reference, window = (rows.loc[here].reset_index(drop=True) for here in places)
+    report = empty_report(champion.number, history.task.metrics[0].name)
+    for name, frame in (("reference", reference), ("window", window)):
+        report[name] |= {"rows": len(frame), "groups": int(frame["group"].nunique())}
+    report["enough"] = all(report[name]["groups"] >= least for name, least in LEAST.items())
+    if report["enough"]:
+        model = model_of(history, history.params.train, champion)
+
+        def say(frame: pandas.DataFrame, name: str) -> Said:
+            rows = frame.reset_index(drop=True)
+            return Said(**answered(history.task, predict(history, model, rows), rows))
+
+        vectors = history.vectors[numpy.concatenate(places)]
+        is_unseen = (reference["side"] == TEST).to_numpy()  # groups never change sides
+        look(history.params, history.task, reference, window, is_unseen, vectors, say, report)
+    return report
