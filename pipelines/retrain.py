@@ -6,9 +6,11 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from staytuned import pipeline
+from staytuned import alerts, pipeline, situation
+from staytuned.drift.triggers import Answer
 from staytuned.errors import BusyError, RegistryError, StageError
 from staytuned.params import Params
+from staytuned.processes import die_with_watch
 from staytuned.progress import busy
 from staytuned.registry import pin
 from staytuned.registry.release import Release, finished, release
@@ -54,11 +56,16 @@ def run_release(workspace: Path, run_id: str) -> Release:
 
 
 @flow(name="retrain", flow_run_name="retrain {workspace}", persist_result=False)
-def retrain(workspace: str = ".") -> Release:
-    """From the batches in the workspace to a decision, and to a champion if the gate promotes."""
+def retrain(workspace: str = ".", only_if_needed: bool = False) -> Release | Answer:
+    """From the batches in the workspace to a decision, and to a champion if the gate promotes.
+
+    With ``only_if_needed``, training waits until a trigger of the params asks for it, and so does all that follows;
+    the answer is then what is returned.
+    """
+    die_with_watch()
     space = Workspace.find(Path(workspace))
     params = Params.read(space.params)
-    with space.hold():
+    with alerts.on_failure(params), space.hold():
         pin.check_alias(space, params)
         with busy("opening the registry"):
             registry = Registry(space, params)
@@ -67,6 +74,10 @@ def retrain(workspace: str = ".") -> Release:
         if already:
             return already
         pin.sync(space, params)
+        if only_if_needed:
+            answer = up_to_the_question(space, params)
+            if answer and not answer.retrain:
+                return answer
         with registry.run() as run_id:
             tracker = Tracker(space, params, registry, run_id)
             tracker.start()
@@ -76,4 +87,25 @@ def retrain(workspace: str = ".") -> Release:
             tracker.evidence()
             outcome = run_release(space.root, run_id)
             tracker.finish({"outcome": outcome.decision.outcome, "version": outcome.version, "key": outcome.key})
+        tell(params, outcome)
     return outcome
+
+
+def up_to_the_question(workspace: Workspace, params: Params) -> Answer | None:
+    """Run the stages that training builds on, then ask; None where nothing would be trained: the road goes on."""
+    late = pipeline.stages_from(workspace, situation.DEAR)
+    for stage in pipeline.stage_order(workspace):
+        if stage not in late:
+            run_stage(workspace.root, stage)
+    return situation.ask(workspace, params) if situation.DEAR in pipeline.stale(workspace) else None
+
+
+def tell(params: Params, outcome: Release) -> None:
+    """Send word of a promotion or a blocked gate."""
+    reasons = "\n".join(outcome.decision.reasons)
+    if outcome.decision.outcome == "PROMOTE":
+        text = f"version {outcome.version} is champion; nothing needs to be done\n{reasons}"
+        alerts.send(params, "promotion", text)
+    elif outcome.decision.outcome == "BLOCK":
+        text = "the champion stays; look at reports/evaluation/report.html, mend the data or the params, run again"
+        alerts.send(params, "blocked", f"the gate blocked the candidate; {text}\n{reasons}")

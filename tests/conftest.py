@@ -8,12 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import urllib3
 from filelock import FileLock
+from receiver import Receiver
 from shell import staytuned
 
 from staytuned.workspace import Workspace
@@ -93,3 +95,12 @@ def _run_road(folder: Path) -> Path:
 def road(finished_road: Workspace, tmp_path: Path) -> Workspace:
     """A copy of the finished road, for one test to spoil."""
     return Workspace(shutil.copytree(finished_road.root, tmp_path / "road", symlinks=True))
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A webhook that keeps what it is sent."""
+    with Receiver() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()

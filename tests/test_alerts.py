@@ -1,50 +1,17 @@
 """Alerts reach a real receiver, cost a run at most seconds, and show no address to anyone."""
 
-import json
 import socket
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
+from receiver import Receiver
 
 from staytuned import alerts
 from staytuned.errors import BusyError, RegistryError
 from staytuned.params import Params
 
 OURS = Path(__file__).parents[1] / "params.yaml"
-
-
-class Receiver(ThreadingHTTPServer):
-    """A webhook that keeps what it is sent; posts to /closed are refused."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Keeping)
-        self.got: list[dict[str, Any]] = []
-        self.url = f"json://127.0.0.1:{self.server_port}"
-
-
-class _Keeping(BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_POST(self) -> None:
-        self.server.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(403 if self.path.startswith("/closed") else 200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
 
 
 def params(*urls: str) -> Params:
@@ -56,9 +23,9 @@ def test_an_alert_reaches_every_receiver_and_the_log(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(alerts.FURTHER, f"{receiver.url}/one {receiver.url}/two")
-    alerts.send(params(f"{receiver.url}/three"), "drift", "macro-F1 fell; look at reports/drift")
+    alerts.send(params(f"{receiver.url}/three"), "drift", "macro-F1 fell\nlook at reports/drift")
     assert [(got["title"], got["message"]) for got in receiver.got] == [
-        ("staytuned, sentiment: drift", "macro-F1 fell; look at reports/drift")
+        ("staytuned, sentiment: drift", "macro-F1 fell\nlook at reports/drift")
     ] * 3
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("staytuned, drift: macro-F1 fell; look at reports/drift")

@@ -141,6 +141,13 @@ def test_reasons_are_counted_without_their_values(judged: Workspace) -> None:
     }
 
 
+def test_a_class_that_is_not_known_is_named_and_no_text_is(judged: Workspace) -> None:
+    (batch,) = read_json(judged.reports / "validation.json")["batches"]
+    (named,) = [line for line in batch["said"] if line.startswith(f"6 × {OTHER}: '")]
+    assert named.count("'") == 2 * 3  # the first few
+    assert "2 × text is blank" in batch["said"] and "1 × text holds NUL" in batch["said"]
+
+
 def test_the_same_batches_give_the_same_bytes(judged: Workspace) -> None:
     outputs = (judged.accepted, judged.quarantine, judged.reports / "validation.json")
     before = [sha256(path) for path in outputs]

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from staytuned.errors import BusyError, StaytunedError
+from staytuned.errors import BusyError, StageError, StaytunedError
 from staytuned.params import Params
 
-Kind = Literal["drift", "blocked", "promotion", "rollback", "failed run"]
+Kind = Literal["drift", "blocked", "promotion", "rollback", "failed run", "refused file"]
 
 FURTHER = "STAYTUNED_ALERTS"  # environment variable: more addresses, between spaces
 PATIENCE = 5  # seconds for all receivers together
@@ -42,7 +42,7 @@ def send(params: Params, kind: Kind, text: str) -> None:
     A receiver that fails or is silent costs at most ``PATIENCE`` seconds, and a line in the log, which does not show
     its address: a secret may be part of it.
     """
-    log.info("%s: %s", kind, text)
+    log.info("%s: %s", kind, text.replace("\n", "; "))
     urls = {f"alerts.urls, place {place}": url for place, url in enumerate(params.alerts.urls)}
     urls |= {f"{FURTHER}, place {place}": url for place, url in enumerate(os.environ.get(FURTHER, "").split())}
     if not urls:
@@ -76,5 +76,7 @@ def on_failure(params: Params) -> Iterator[None]:
         raise
     except Exception as error:
         said = str(error) if isinstance(error, StaytunedError) else repr(error)
+        if isinstance(error, StageError) and error.reason:
+            said = f"stage {error.stage!r}: {error.reason}"
         send(params, "failed run", f"{said}\nThe champion goes on answering; mend that, then `staytuned run` again")
         raise

@@ -19,11 +19,11 @@ Command = Callable[["Workspace", argparse.Namespace], None]
 def run(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     """Validate, split, encode, train, evaluate, decide, register, promote: whatever is left to do.
 
-    Example: staytuned run
+    Example: staytuned run --if-needed
     """
     from staytuned import road
 
-    road.run(workspace)
+    road.run(workspace, arguments.if_needed)
 
 
 def ingest(workspace: "Workspace", arguments: argparse.Namespace) -> None:
@@ -120,6 +120,16 @@ def ui(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     pages.serve(workspace)
 
 
+def watch(workspace: "Workspace", arguments: argparse.Namespace) -> None:
+    """Run the road by a schedule and whenever a file arrives in data/incoming, until Ctrl-C.
+
+    Example: staytuned watch
+    """
+    from staytuned import watch as watching
+
+    watching.watch(workspace)
+
+
 def init(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     """Make a workspace for data of your own.
 
@@ -132,7 +142,7 @@ def init(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     print("`staytuned ingest FILE` and `staytuned run`")
 
 
-COMMANDS: list[Command] = [run, ingest, readmit, example, predict, compare, backtest, demo, sync, ui, init]
+COMMANDS: list[Command] = [run, ingest, readmit, example, predict, compare, backtest, demo, sync, ui, watch, init]
 POLICIES = ["never", "staytuned", "periodic-3", "scratch"]
 SOURCES = ("product", "film", "tweet", "editorial")
 
@@ -160,7 +170,11 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         sub.set_defaults(command=command, usage_error=sub.error)
-        if command in (ingest, readmit):
+        if command is run:
+            sub.add_argument(
+                "--if-needed", action="store_true", help="train only if a trigger of params.yaml asks for it"
+            )
+        elif command in (ingest, readmit):
             sub.add_argument("file", type=path)
         elif command is example:
             sub.add_argument("source", choices=SOURCES)

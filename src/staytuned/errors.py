@@ -78,12 +78,13 @@ class GateError(StaytunedError):
 
 
 class StageError(StaytunedError):
-    """A stage ended with ``exit_status``; it has printed its own error already."""
+    """A stage ended with ``exit_status``; it has printed its own error, ``reason``, already."""
 
-    def __init__(self, stage: str, exit_status: int) -> None:
+    def __init__(self, stage: str, exit_status: int, reason: str = "") -> None:
         super().__init__(f"stage {stage!r} ended with status {exit_status}; its message is above")
         self.stage = stage
         self.exit_status = exit_status
+        self.reason = reason
 
 
 def from_os_error(error: OSError, place: Path) -> StorageError:

@@ -87,6 +87,16 @@ def stage_order(workspace: Workspace) -> list[str]:
     return [stage.name for stage in order if isinstance(stage, PipelineStage)]
 
 
+def stages_from(workspace: Workspace, name: str) -> list[str]:
+    """Names of a stage and of all that need what it makes."""
+    import networkx
+
+    with opened(workspace) as repo:
+        graph = repo.index.graph  # its edges point from a stage to what that needs
+        (stage,) = (stage for stage in graph if stage.addressing == name)
+        return sorted(later.addressing for later in {stage, *networkx.ancestors(graph, stage)})
+
+
 def _address(stage: Any) -> str:
     return str(stage.addressing)
 
@@ -110,6 +120,7 @@ def run_stage(workspace: Workspace, name: str) -> bool:
     # `python` in dvc.yaml is the interpreter that runs this.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ[DRIVER] = str(os.getpid())
+    workspace.stage_error.unlink(missing_ok=True)
     with opened(workspace) as repo:
         try:
             return bool(repo.reproduce(name, single_item=True))
@@ -124,7 +135,8 @@ def run_stage(workspace: Workspace, name: str) -> bool:
                 raise DataError(f"stage {name!r} could not run: {cause}") from error
             if int(status[1]) in INTERRUPTED:  # DVC holds Ctrl-C back while a stage runs; the stage has had it
                 raise KeyboardInterrupt from error
-            raise StageError(name, int(status[1])) from error
+            said = workspace.stage_error
+            raise StageError(name, int(status[1]), said.read_text() if said.exists() else "") from error
 
 
 def track(workspace: Workspace, *paths: Path) -> None:

@@ -1,11 +1,23 @@
 """Processes that must not outlive the one that started them."""
 
 import ctypes
+import os
 import signal
+import sys
 
+WATCH = "STAYTUNED_WATCH"  # environment variable: the watch that a flow run must not outlive
 PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
     """Ask the kernel to end this process when its parent dies, however that happens."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def die_with_watch() -> None:
+    """The same for a flow run that a watch started; one that a user started may outlive its shell."""
+    watch = os.environ.get(WATCH)
+    if watch:
+        die_with_parent()
+        if os.getppid() != int(watch):
+            sys.exit(1)  # it died before it could be watched

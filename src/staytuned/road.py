@@ -16,34 +16,51 @@ from staytuned.params import Params
 from staytuned.progress import busy
 from staytuned.registry import pin
 from staytuned.registry.release import Release, finished
-from staytuned.summary import summary
+from staytuned.summary import not_due, summary
 from staytuned.workspace import Workspace
 
 if TYPE_CHECKING:
     from staytuned.data.batches import Batch
+    from staytuned.drift.triggers import Answer
 
 
-def run(workspace: Workspace) -> Release:
+def run(workspace: Workspace, only_if_needed: bool = False) -> None:
     """From rows to a decision; does nothing, and says so, when nothing is left to do.
 
+    With ``only_if_needed``, nothing is trained until a trigger asks for it.
+
     Raises:
-        GateError: the gate blocked the candidate.
+        GateError: the gate blocked the candidate, now or before.
         StaytunedError: whatever stopped the road; the former champion goes on answering.
     """
     params = Params.read(workspace.params)
     pipeline.pin_code(workspace)
     already = _nothing_to_do(workspace, params)
     if already:
+        _pass_gate(already, "the gate blocked the candidate, and nothing has changed since")
         print(_said_already(already))
-        return already
+        return
     if not batches.manifest(workspace):
         _first_batch(workspace, params)
+    if only_if_needed:
+        from staytuned import situation
+
+        answer = situation.settled(workspace, params)
+        if answer and not answer.retrain:
+            print("nothing to do:", *answer.reasons, *answer.waiting, sep="\n  ")
+            return
     _check_base(workspace, params)
-    outcome = _flow(workspace)
-    summary(workspace, params, outcome)
-    if outcome.decision.outcome == "BLOCK":
-        raise GateError("the gate blocked the candidate:\n  " + "\n  ".join(outcome.decision.reasons))
-    return outcome
+    outcome = _flow(workspace, only_if_needed)
+    if isinstance(outcome, Release):
+        summary(workspace, params, outcome)
+        _pass_gate(outcome, "the gate blocked the candidate")
+    else:
+        not_due(workspace, outcome)
+
+
+def _pass_gate(release: Release, said: str) -> None:
+    if release.decision.outcome == "BLOCK":
+        raise GateError(f"{said}:\n  " + "\n  ".join(release.decision.reasons))
 
 
 def _nothing_to_do(workspace: Workspace, params: Params) -> Release | None:
@@ -56,8 +73,10 @@ def _nothing_to_do(workspace: Workspace, params: Params) -> Release | None:
 
 
 def _said_already(release: Release) -> str:
-    kept = f"version {release.version} is {release.alias}" if release.version else "nothing was registered"
-    return f"nothing to do: no row, parameter or line of code has changed since {release.decision.outcome}; {kept}"
+    return (
+        f"nothing to do: no row, parameter or line of code has changed since {release.decision.outcome}; version "
+        f"{release.version} is {release.alias}"
+    )
 
 
 def _check_base(workspace: Workspace, params: Params) -> None:
@@ -77,7 +96,7 @@ def _first_batch(workspace: Workspace, params: Params) -> None:
     ingest(workspace, path)
 
 
-def _flow(workspace: Workspace) -> Release:
+def _flow(workspace: Workspace, only_if_needed: bool) -> "Release | Answer":
     """Run the workspace's flow, loaded by its entry point as Prefect does."""
     prefect_settings(workspace)
     with busy("starting Prefect"):
@@ -96,13 +115,13 @@ def _flow(workspace: Workspace) -> Release:
     with temporary_settings({PREFECT_API_URL: url}):
         try:
             asyncio.run(answer())
-            released: Release = flow(workspace=str(workspace.root))
+            outcome: Release | Answer = flow(workspace=str(workspace.root), only_if_needed=only_if_needed)
         except httpx.HTTPError as error:
             raise RegistryError(
                 f"the Prefect server at {url} does not answer: {error!r}; start it, or unset PREFECT_API_URL to do "
                 "without; `staytuned run` goes on from here"
             ) from error
-    return released
+    return outcome
 
 
 def ingest(workspace: Workspace, path: Path) -> tuple["Batch", bool]:

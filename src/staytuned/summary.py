@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from staytuned.drift.triggers import Answer
 from staytuned.files import read_json
 from staytuned.params import Params
 from staytuned.registry.release import Release
@@ -14,12 +15,10 @@ from staytuned.workspace import Workspace
 
 def summary(workspace: Workspace, params: Params, release: Release) -> None:
     """The short table at the end of a run."""
-    rows = read_json(workspace.reports / "validation.json")
     split = read_json(workspace.reports / "split.json")
     report = read_json(workspace.evaluation / "evaluation.json")
     models = report["models"]
-    table = Table(show_header=False, title="staytuned", title_justify="left")
-    table.add_row("rows in", f"{rows['rows']}: {rows['accepted']} accepted, {rows['quarantined']} quarantined")
+    table = _table(workspace)
     sides = ", ".join(f"{count} {side}" for side, count in split["sides"].items())
     table.add_row("split", f"{sides}; {split['bridging_rows_kept_out']} kept out")
     titles = {
@@ -43,6 +42,25 @@ def summary(workspace: Workspace, params: Params, release: Release) -> None:
         shown = place.relative_to(workspace.root) if isinstance(place, Path) else place
         table.add_row(name, str(shown))
     Console().print(table)
+
+
+def not_due(workspace: Workspace, answer: Answer) -> None:
+    """The short table at the end of a run that found no retraining due."""
+    table = _table(workspace)
+    table.add_row("retraining", "not due")
+    table.add_row("fired", "\n".join(answer.reasons) or "nothing")
+    table.add_row("waits for", "\n".join(answer.waiting))
+    table.add_row("expected cost", f"{answer.expected_cost:,} training tokens")
+    Console().print(table)
+
+
+def _table(workspace: Workspace) -> Table:
+    rows = read_json(workspace.reports / "validation.json")
+    table = Table(show_header=False, title="staytuned", title_justify="left")
+    table.add_row("rows in", f"{rows['rows']}: {rows['accepted']} accepted, {rows['quarantined']} quarantined")
+    if rows["batches"][-1]["said"]:
+        table.add_row("not accepted", "of the last batch:\n" + "\n".join(rows["batches"][-1]["said"]))
+    return table
 
 
 def _line(model: dict[str, Any], metrics: list[dict[str, Any]]) -> str:

@@ -130,15 +130,20 @@ class Workspace:
         """Append-only record of decisions and promotions."""
         return self.var / "ledger.db"
 
+    @property
+    def stage_error(self) -> Path:
+        """What the stage that failed last said, for those who cannot see what it printed."""
+        return self.var / "stage_error"
+
     @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Hold the workspace for one run; the kernel lets go when the process ends, however it ends.
+    def hold(self, what: str = "lock") -> Iterator[None]:
+        """Hold the workspace for one run, or for one ``watch``; the kernel lets go when the process ends, however.
 
         Raises:
             BusyError: another process holds it.
         """
         self.var.mkdir(exist_ok=True)
-        with (self.var / "lock").open("a+") as handle:
+        with (self.var / what).open("a+") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

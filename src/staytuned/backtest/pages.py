@@ -48,7 +48,7 @@ def difference(report: dict[str, Any], one: str, other: str, metric: str) -> tup
 
 
 def _mean(run: dict[str, Any], metric: str) -> float:
-    return statistics.mean(line["metrics"][metric] for line in run["arrivals"])
+    return statistics.mean(float(line["metrics"][metric]) for line in run["arrivals"])
 
 
 def _tokens(run: dict[str, Any]) -> int:

@@ -21,6 +21,7 @@ from staytuned.registry.gate import Decision, Standing, decide
 from staytuned.registry.ledger import Ledger
 from staytuned.registry.pin import unconfirmed, wanted
 from staytuned.registry.versions import CHALLENGER, CHAMPION, Registry
+from staytuned.training.cost import expected_tokens
 from staytuned.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def release(workspace: Workspace, params: Params, registry: Registry, run_id: st
         if params.gate.max_milliseconds is not None:
             report["milliseconds"] = _milliseconds(workspace, params)
         decision = decide(report, standing, params.gate)
-        ledger.append(kinds.DECISION, key=key, weights=weights, run=run_id, **asdict(decision))
+        tokens = expected_tokens(workspace, params)
+        ledger.append(kinds.DECISION, key=key, weights=weights, run=run_id, tokens=tokens, **asdict(decision))
     else:
         decision = Decision(entry.facts["outcome"], entry.facts["reasons"])
     write_json(workspace.reports / "decision.json", {"key": key, **asdict(decision)})

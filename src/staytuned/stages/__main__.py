@@ -4,6 +4,7 @@ import importlib
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -33,12 +34,11 @@ def main() -> int:
         with busy(f"starting {sys.argv[1]}"):
             stage = importlib.import_module(f"staytuned.stages.{sys.argv[1]}")
         stage.run(workspace, params)
-    except StaytunedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
-    except OSError as error:
-        known = from_os_error(error, Path.cwd())
+    except (StaytunedError, OSError) as error:
+        known = from_os_error(error, Path.cwd()) if isinstance(error, OSError) else error
         print(f"error: {known}", file=sys.stderr)
+        with suppress(OSError, StaytunedError):  # the disk may be full
+            Workspace.find().stage_error.write_text(str(known), encoding="utf-8")
         return known.exit_status
     return 0
 

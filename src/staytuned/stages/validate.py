@@ -24,6 +24,7 @@ from staytuned.progress import track
 from staytuned.workspace import Workspace
 
 HASH = numpy.uint64
+SHOWN = 3  # new classes that are named
 
 
 @dataclass
@@ -34,6 +35,25 @@ class Tally:
     accepted: int = 0
     quarantined: list[str] = field(default_factory=list)  # keys
     reasons: Counter[str] = field(default_factory=Counter)
+    values: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # by reason, the first few names that are not in a known set
+
+    def add(self, key: str, why: dict[str, str]) -> None:
+        """Count a row that is quarantined for these reasons."""
+        self.quarantined.append(key)
+        self.reasons.update(why.keys())
+        for kind, reason in why.items():
+            known, value = self.values.setdefault(kind, []), reason.removeprefix(f"{kind}: ")
+            if " is none of " in kind and value not in known and len(known) < SHOWN:  # others may be the user's text
+                known.append(value)
+
+    def said(self) -> list[str]:
+        """Each reason in words, with its count; a new class is named."""
+        return [
+            f"{count} × {kind}" + (f": {', '.join(self.values[kind])}" if self.values[kind] else "")
+            for kind, count in self.reasons.items()
+        ]
 
 
 @dataclass
@@ -118,8 +138,7 @@ def run(workspace: Workspace, params: Params) -> None:
                     tallies[batch].accepted += count
                 for place, why in sorted(reasons.items()):
                     batch, number = keys[place]
-                    tallies[batch].quarantined.append(f"{batch}:{number}")
-                    tallies[batch].reasons.update(why.keys())
+                    tallies[batch].add(f"{batch}:{number}", why)
                     values = frame.loc[place, told].fillna("")
                     quarantine.writerow([f"{batch}:{number}", *values, "; ".join(why.values())])
         quarantine_handle.flush()
@@ -183,6 +202,7 @@ def _report(tallies: list[Tally], readmitted: set[str]) -> dict[str, Any]:
             "readmitted": len(readmitted.intersection(tally.quarantined)),
             "decoded": tally.batch.decoded,
             "reasons": dict(tally.reasons),
+            "said": tally.said(),
         }
         for tally in tallies
     ]
@@ -197,9 +217,8 @@ def _over_budget(report: dict[str, Any], budget: float) -> str | None:
     for batch in report["batches"]:
         bad = batch["quarantined"] - batch["readmitted"]
         if bad > budget * batch["rows"]:
-            reasons = ", ".join(f"{count} × {reason}" for reason, count in batch["reasons"].items())
             return (
                 f"batch {batch['batch']} has {bad} bad rows of {batch['rows']}, more than the "
-                f"{budget:.0%} of validate.quarantine_budget: {reasons}"
+                f"{budget:.0%} of validate.quarantine_budget: {'; '.join(batch['said'])}"
             )
     return None

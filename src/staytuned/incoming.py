@@ -1,0 +1,96 @@
+"""The incoming folder: a file that is put there and is whole becomes a batch."""
+
+import time
+from pathlib import Path
+
+from staytuned import alerts, road
+from staytuned.errors import BusyError, DataError, StaytunedError, from_os_error
+from staytuned.files import write_text
+from staytuned.params import Params
+from staytuned.workspace import Workspace
+
+State = tuple[int, int]  # of a file: size, time of the last change
+
+
+class Incoming:
+    """Looks at the folder again and again; remembers how long each file has been as it is."""
+
+    def __init__(self, workspace: Workspace, params: Params) -> None:
+        self.workspace = workspace
+        self.params = params
+        self.folder = workspace.root / params.watch.incoming
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._seen: dict[Path, tuple[State, float]] = {}
+        self._told = ""  # the last trouble that is none of a file's
+
+    def settled(self) -> list[Path]:
+        """Files that have been still for ``watch.settle_seconds`` of our own clock, the oldest first.
+
+        Hidden files are left alone, as is a name that ends in ``.tmp`` or ``.part``.
+        """
+        now = time.monotonic()
+        states = {path: state for path in self.folder.iterdir() if (state := _state(path))}
+        before = self._seen
+        self._seen = {
+            path: before[path] if path in before and before[path][0] == state else (state, now)
+            for path, state in states.items()
+        }
+        still = [path for path, (_, since) in self._seen.items() if now - since >= self.params.watch.settle_seconds]
+        return sorted(still, key=lambda path: (states[path][1], path.name))
+
+    def take(self) -> int:
+        """Ingest the settled files and move them to ``done``, or to ``refused`` beside the reason; how many are in.
+
+        What is no fault of the file, such as a run at work or a full disk, leaves it where it is, for the next look.
+        """
+        taken = 0
+        for path in self.settled():
+            try:
+                road.ingest(self.workspace, path)
+            except BusyError:
+                return taken
+            except DataError as error:
+                self._refuse(path, str(error))
+            except (StaytunedError, OSError) as error:
+                self._tell(from_os_error(error, path) if isinstance(error, OSError) else error)
+                return taken
+            except Exception as error:  # one bad file must not keep the others out
+                self._refuse(path, repr(error))
+            else:
+                _move(path, self.folder / "done")
+                taken += 1
+        return taken
+
+    def _refuse(self, path: Path, reason: str) -> None:
+        there = _move(path, self.folder / "refused")
+        write_text(there.with_name(f"{there.name}.txt"), f"{reason}\n")
+        text = (
+            f"{path.name} was not ingested: {reason}\nIt lies in {there}; mend it and put it into {self.folder} again"
+        )
+        alerts.send(self.params, "refused file", text)
+
+    def _tell(self, error: StaytunedError) -> None:
+        if str(error) != self._told:
+            alerts.send(self.params, "failed run", f"{error}\nThe files in {self.folder} wait until that is mended")
+        self._told = str(error)
+
+
+def _state(path: Path) -> State | None:
+    """None for what is no file to ingest."""
+    if path.name.startswith(".") or path.suffix in (".tmp", ".part"):
+        return None
+    try:
+        found = path.stat()
+    except FileNotFoundError:  # it was moved away as we looked
+        return None
+    return (found.st_size, found.st_mtime_ns) if path.is_file() else None
+
+
+def _move(path: Path, folder: Path) -> Path:
+    """Move a file into a folder; another of that name stays, and this one gets a number."""
+    folder.mkdir(exist_ok=True)
+    target, number = folder / path.name, 1
+    while target.exists():
+        number += 1
+        target = folder / f"{path.stem}-{number}{path.suffix}"
+    return path.rename(target)

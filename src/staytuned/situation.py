@@ -1,0 +1,141 @@
+"""Before a round: what is known of champion, new rows and drift, and whether a retraining is due."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy
+import pyarrow.parquet
+
+from staytuned import alerts, pipeline
+from staytuned.data.sides import row_hashes
+from staytuned.drift.triggers import PERIOD, Answer, Measured, Situation, decide
+from staytuned.entry_points import task_class
+from staytuned.files import read_json
+from staytuned.params import Params
+from staytuned.registry import pin
+from staytuned.registry.ledger import DECISION, Entry, Ledger
+from staytuned.registry.release import key_of
+from staytuned.training.cost import expected_tokens
+from staytuned.workspace import Workspace
+
+TRIGGER = "trigger"  # ledger entry; facts: key, champion, alarm, batches, retrain, reasons, waiting, expected_cost
+DEAR = "train"  # the stage that the question is about
+
+
+def settled(workspace: Workspace, params: Params) -> Answer | None:
+    """The answer, where it can be had without running a stage; None where the flow must go first, or on.
+
+    Asks neither Prefect nor MLflow.
+    """
+    ledger = Ledger(workspace.ledger)
+    if pin.unconfirmed(ledger) or pin.wanted(ledger) != pin.written(workspace):
+        return None
+    late = pipeline.stages_from(workspace, DEAR)
+    stale = pipeline.stale(workspace)
+    if DEAR not in stale or set(stale) - set(late):
+        return None
+    pin.check_alias(workspace, params)
+    return ask(workspace, params)
+
+
+def ask(workspace: Workspace, params: Params) -> Answer:
+    """Whether a retraining is due, by what the stages before it found; a new answer goes into the ledger."""
+    ledger, key, drift = Ledger(workspace.ledger), key_of(workspace, params), _drift(workspace)
+    entries, champion, batches = ledger.entries(), pin.wanted(ledger)["champion"], _new_batches(workspace)
+    before = [entry.facts for entry in entries if entry.kind == TRIGGER]
+    now: dict[str, Any] = {
+        "champion": champion["version"] if champion else None,
+        "alarm": drift["alarm"] if drift else None,
+        "batches": sorted(batches),
+    }
+    trainings = _trainings(entries)
+    answer = decide(
+        Situation(
+            champion=now["champion"],
+            age=_days_since(trainings[-1]) if trainings else None,
+            new_rows=sum(batches.values()),
+            alarms=_alarms([*before, now], now["champion"]),
+            measured=_measured(drift, params),
+            estimated=_estimated(drift),
+            cost=expected_tokens(workspace, params),
+            spent=sum(entry.facts.get("tokens", 0) for entry in trainings if _days_since(entry) <= PERIOD),
+        ),
+        params.triggers,
+    )
+    last = next((facts for facts in reversed(before) if facts["key"] == key), None)
+    if last is None or last["retrain"] != answer.retrain:
+        ledger.append(TRIGGER, key=key, **now, **asdict(answer))
+        if now["alarm"]:
+            alerts.send(params, "drift", _said_of_drift(answer))
+    return answer
+
+
+def _said_of_drift(answer: Answer) -> str:
+    found = "; ".join([*answer.reasons, *answer.waiting])
+    does = "a new model is trained and judged" if answer.retrain else "the champion stays"
+    return f"new rows have drifted from those of the champion; {does}. {found}. See reports/drift"
+
+
+def _trainings(entries: list[Entry]) -> list[Entry]:
+    """The first decision on each model that was trained, the newest last."""
+    first: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.kind == DECISION:
+            first.setdefault(entry.facts["weights"], entry)
+    return list(first.values())
+
+
+def _days_since(entry: Entry) -> float:
+    """Negative if the clock went back."""
+    return (datetime.now(UTC) - datetime.fromisoformat(entry.when)).total_seconds() / 86400
+
+
+def _new_batches(workspace: Workspace) -> dict[str, int]:
+    """Accepted rows of each batch of which neither the champion nor the last candidate was trained on any row."""
+    folders = (workspace.pin / "champion", workspace.candidate)
+    known = [file for folder in folders if (file := folder / "trained_on.u64").exists()]
+    seen = numpy.concatenate([numpy.empty(0, "<u8"), *(numpy.fromfile(file, "<u8") for file in known)])
+    accepted = pyarrow.parquet.read_table(workspace.accepted, columns=["row", "batch"]).to_pandas()
+    return {
+        str(batch): len(rows)
+        for batch, rows in accepted["row"].groupby(accepted["batch"])
+        if not numpy.isin(row_hashes(rows), seen).any()
+    }
+
+
+def _drift(workspace: Workspace) -> dict[str, Any] | None:
+    """What the drift stage found, if it had enough rows to find anything."""
+    file = workspace.reports / "drift" / "drift.json"
+    found = read_json(file) if file.exists() else None
+    return found if found and found["enough"] else None
+
+
+def _alarms(facts: list[dict[str, Any]], champion: int | None) -> tuple[bool, ...]:
+    """Of each window that the champion was held against, the last word."""
+    windows = {
+        tuple(one["batches"]): one["alarm"] for one in facts if one["champion"] == champion and one["alarm"] is not None
+    }
+    return tuple(windows.values())
+
+
+def _measured(drift: dict[str, Any] | None, params: Params) -> Measured | None:
+    if drift is None or drift["window"]["metric"] is None:
+        return None
+    metric, window = task_class(params.task.name).metrics[0], drift["window"]
+    return Measured(
+        metric.title,
+        metric.higher_is_better,
+        window["rows"],
+        window["metric"],
+        tuple(window["interval"]),
+        drift["reference"]["metric"],
+    )
+
+
+def _estimated(drift: dict[str, Any] | None) -> Measured | None:
+    found = drift["estimated_accuracy"] if drift else None
+    if drift is None or found is None or drift["reference"].get("accuracy") is None:
+        return None
+    interval, reference = tuple(found["interval"]), drift["reference"]["accuracy"]
+    return Measured("accuracy", True, drift["window"]["rows"], found["value"], interval, reference)

@@ -1,0 +1,168 @@
+"""Watch: the workspace's flow as a Prefect deployment, run by a schedule and whenever a file arrives."""
+
+import asyncio
+import os
+import signal
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from staytuned import alerts
+from staytuned.errors import ParamsError, RegistryError
+from staytuned.incoming import Incoming
+from staytuned.pages import prefect_settings, start_prefect
+from staytuned.params import Params
+from staytuned.processes import WATCH
+from staytuned.progress import busy
+from staytuned.workspace import Workspace
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.runner import Runner
+
+POLL = 2  # seconds between looks at the folder, and at the flow runs
+MOST = 3  # flow runs that crash in a row before the watch leaves it at that
+
+
+def watch(workspace: Workspace) -> None:
+    """Serve the flow, and ingest what is put into the incoming folder, until Ctrl-C.
+
+    Raises:
+        BusyError: the workspace is watched already.
+        ParamsError: Prefect does not know ``watch.cron`` or ``watch.work_pool``.
+        RegistryError: the Prefect server does not answer.
+    """
+    params = Params.read(workspace.params)
+    with workspace.hold("watch.lock"):
+        os.chdir(workspace.root)  # Prefect looks for the flow from here
+        prefect_settings(workspace)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+        with busy("starting Prefect"):
+            import httpx
+            from prefect.settings import PREFECT_API_URL, temporary_settings
+
+            url = PREFECT_API_URL.value() or start_prefect(workspace)
+        os.environ[WATCH] = str(os.getpid())
+        print(f"Prefect: {url}; rows: {workspace.root / params.watch.incoming}; schedule: {params.watch.cron}")
+        try:
+            with temporary_settings({PREFECT_API_URL: url}):
+                asyncio.run(Watch(workspace, params).run())
+        except httpx.HTTPError as error:
+            raise RegistryError(f"the Prefect server at {url} does not answer: {error!r}; start it") from error
+
+
+def name_of(workspace: Workspace) -> str:
+    """The deployment's name: of this workspace alone, on a server that may know others."""
+    import hashlib
+
+    return f"{workspace.root.name}-{hashlib.sha256(str(workspace.root).encode()).hexdigest()[:8]}"
+
+
+class Watch:
+    """The deployment, the runner that runs it here unless a work pool does, and the folder."""
+
+    def __init__(self, workspace: Workspace, params: Params) -> None:
+        self.workspace = workspace
+        self.params = params
+        self.incoming = Incoming(workspace, params)
+        self.owed = False  # a flow run, for rows that have arrived
+        self.given_up: UUID | None = None  # the last flow run that crashed, where too many did
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        from prefect.client.orchestration import get_client
+        from prefect.runner import Runner
+
+        runner = None if self.params.watch.work_pool else Runner(name="staytuned", query_seconds=POLL, limit=1)
+        async with get_client() as client, asyncio.TaskGroup() as tasks:
+            deployment = await self._deploy(runner)
+            if runner:
+                await self._bury(client, deployment)
+                tasks.create_task(runner.start())
+            while True:
+                await self._look(client, deployment)
+                await asyncio.sleep(POLL)
+
+    async def _deploy(self, runner: "Runner | None") -> UUID:
+        """Tell the Prefect server of the flow; it runs at most one at a time, and the workspace's lock makes sure."""
+        from prefect.exceptions import ObjectNotFound
+        from prefect.flows import load_flow_from_entrypoint
+
+        options: dict[str, Any] = {
+            "name": name_of(self.workspace),
+            "cron": self.params.watch.cron,
+            "concurrency_limit": 1,
+            "parameters": {"workspace": str(self.workspace.root), "only_if_needed": True},
+        }
+        flow: Any = load_flow_from_entrypoint(self.workspace.flow)
+        try:
+            if runner:
+                return await runner.aadd_deployment(await flow.ato_deployment(**options))
+            entry = Path(self.workspace.flow.rpartition(":")[0]).relative_to(self.workspace.root)
+            stored: Any = await type(flow).afrom_source(str(self.workspace.root), f"{entry}:{flow.fn.__name__}")
+            pool = self.params.watch.work_pool
+            return UUID(str(await stored.adeploy(**options, work_pool_name=pool, print_next_steps=False)))
+        except (ValueError, ObjectNotFound) as error:
+            raise ParamsError(f"Prefect refuses watch.cron or watch.work_pool: {error}") from error
+
+    async def _look(self, client: "PrefectClient", deployment: UUID) -> None:
+        """Take in what arrived, and see to it that a run follows; take up a run that died."""
+        import httpx
+        from prefect.exceptions import PrefectHTTPStatusError
+
+        self.owed |= await asyncio.to_thread(self.incoming.take) > 0
+        try:
+            if self.owed:
+                await client.create_flow_run_from_deployment(deployment, tags=["arrival"])
+                self.owed = False
+            await self._take_up(client, deployment)
+        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            alerts.log.warning("the Prefect server did not answer: %r; it is asked again", error)
+
+    async def _bury(self, client: "PrefectClient", deployment: UUID) -> None:
+        """Runs die with the watch that runs them; if that was killed, the server still takes them for alive."""
+        from prefect.states import Crashed
+
+        for run in await self._runs(client, deployment, 100):
+            if run.state and (run.state.is_running() or run.state.is_pending()):
+                message = "the watch that ran it has ended"
+                await client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+
+    async def _take_up(self, client: "PrefectClient", deployment: UUID) -> None:
+        """If the newest run died, start another, unless the last ones all did."""
+        runs = await self._runs(client, deployment, MOST)
+        if not runs or not _died(runs[0]) or runs[0].id == self.given_up:
+            return
+        state, last = runs[0].state, runs[0]
+        if len(runs) == MOST and all(run.state and run.state.is_crashed() for run in runs):
+            self.given_up = last.id
+            text = f"{MOST} flow runs in a row crashed, the last with: {state and state.message}\nThe champion goes on "
+            text += "answering; mend that; the next file or the schedule starts another"
+        else:
+            await client.create_flow_run_from_deployment(deployment, tags=["taken up"])
+            text = f"flow run {last.name!r} ended before its time and is taken up: {state and state.message}"
+        alerts.send(self.params, "failed run", text)
+
+    async def _runs(self, client: "PrefectClient", deployment: UUID, most: int) -> "list[FlowRun]":
+        """The deployment's runs, the newest first: those that are due, and those that wait a little for another."""
+        from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
+        from prefect.client.schemas.sorting import FlowRunSort
+
+        soon = datetime.now(UTC) + timedelta(seconds=60)
+        return await client.read_flow_runs(
+            deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment]}}),
+            flow_run_filter=FlowRunFilter.model_validate({"expected_start_time": {"before_": soon}}),
+            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+            limit=most,
+        )
+
+
+def _died(run: "FlowRun") -> bool:
+    """Whether a run ended without having done its work, by no fault of data or code: killed, or another was at it."""
+    if run.state is None or run.end_time is None:
+        return False
+    was_busy = run.state.is_failed() and "BusyError" in (run.state.message or "")
+    waited = datetime.now(UTC) - run.end_time > timedelta(seconds=30)
+    return run.state.is_crashed() or (was_busy and waited)

@@ -1,0 +1,230 @@
+"""``staytuned run --if-needed``: what training builds on is always done, training itself when a trigger asks for it."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas
+import pytest
+from receiver import Receiver
+from shell import staytuned
+from test_bad_road import answers, refused
+from tiny import make_rows, set_params, write_csv
+
+from staytuned import alerts, situation
+from staytuned.errors import GateError
+from staytuned.files import read_json, write_json
+from staytuned.params import Params
+from staytuned.registry.ledger import DECISION, Entry, Ledger
+from staytuned.situation import TRIGGER
+from staytuned.workspace import Workspace
+
+WITHOUT_PREFECT = """
+import sys
+sys.argv = ["staytuned", "run", "--if-needed"]
+from staytuned.cli import main
+status = main()
+assert not {"prefect", "mlflow", "torch"} & set(sys.modules)
+sys.exit(status)
+"""
+
+
+def of_kind(road: Workspace, kind: str) -> list[Entry]:
+    return [entry for entry in Ledger(road.ledger).entries() if entry.kind == kind]
+
+
+def trained(road: Workspace) -> int:
+    return (road.candidate / "model.safetensors").stat().st_mtime_ns
+
+
+def ingest(road: Workspace, rows: list[dict[str, str]]) -> None:
+    done = staytuned(road, "ingest", write_csv(road.root / "more.csv", rows))
+    assert done.returncode == 0, done.stderr
+
+
+def test_new_rows_wait_until_they_are_enough_and_then_a_model_is_trained(road: Workspace, receiver: Receiver) -> None:
+    set_params(road, triggers__new_rows=300)
+    ingest(road, make_rows(200, seed=1))
+    before = trained(road)
+    done = staytuned(road, "run", "--if-needed")
+    assert done.returncode == 0 and "200 of 300 new rows" in done.stdout, done.stdout + done.stderr
+    assert trained(road) == before
+    assert read_json(road.reports / "encoding.json")["sides"]["train"]["rows"] > 500  # the rest was done
+    (entry,) = of_kind(road, TRIGGER)
+    assert entry.facts["retrain"] is False and entry.facts["expected_cost"] > 0 and len(entry.facts["batches"]) == 1
+
+    again = subprocess.run([sys.executable, "-c", WITHOUT_PREFECT], cwd=road.root, capture_output=True, text=True)
+    assert again.returncode == 0 and "nothing to do:\n  0.0 of 30 days" in again.stdout, again.stdout + again.stderr
+    assert of_kind(road, TRIGGER) == [entry]
+
+    set_params(road, triggers__new_rows=200)
+    done = staytuned(road, "run", "--if-needed", **{alerts.FURTHER: receiver.url})
+    assert done.returncode in (0, 4), done.stdout + done.stderr
+    assert trained(road) != before
+    _, fired = of_kind(road, TRIGGER)
+    assert fired.facts["retrain"] is True and fired.facts["reasons"] == ["200 of 200 new rows"]
+    first, second = of_kind(road, DECISION)
+    assert second.facts["tokens"] == fired.facts["expected_cost"] > first.facts["tokens"]
+    kinds = {"PROMOTE": ["promotion"], "HOLD": [], "BLOCK": ["blocked"]}[second.facts["outcome"]]
+    assert [got["title"] for got in receiver.got] == [f"staytuned, tiny: {kind}" for kind in kinds]
+    assert "nothing" in staytuned(road, "run", "--if-needed").stdout or kinds == ["blocked"]
+
+
+def test_what_the_gate_blocked_is_told_again_with_its_reasons(road: Workspace, receiver: Receiver) -> None:
+    set_params(road, gate__bounds={"accuracy": 1.5})
+    said = "accuracy 1.000 < gate.bounds.accuracy 1.5"
+    refused(staytuned(road, "run", **{alerts.FURTHER: receiver.url}), GateError.exit_status, said)
+    (got,) = receiver.got
+    assert got["title"] == "staytuned, tiny: blocked" and said in got["message"]
+    for words in (["run"], ["run", "--if-needed"]):
+        refused(staytuned(road, *words), GateError.exit_status, "nothing has changed since", said)
+    assert len(of_kind(road, DECISION)) == 2
+    assert answers(road)
+
+
+def test_two_runs_at_once_are_one_and_a_word_to_the_other(road: Workspace, receiver: Receiver) -> None:
+    set_params(road, gate__margin=0.5)
+    with road.hold():
+        done = staytuned(road, "run", "--if-needed", **{alerts.FURTHER: receiver.url})
+    refused(done, 75, "is at work in", "try again")
+    assert receiver.got == []
+    assert answers(road)
+
+
+def test_a_remote_that_cannot_be_reached_stops_a_registration_and_the_next_run_goes_on(
+    road: Workspace, receiver: Receiver
+) -> None:
+    set_params(road, gate__margin=0.5)  # another decision, on the same candidate
+    settings = road.root / ".dvc" / "config"
+    right = settings.read_text()
+    settings.write_text(right.replace("../var/remote", "/proc/nowhere"))
+    done = staytuned(road, "run", "--if-needed", **{alerts.FURTHER: receiver.url})
+    refused(done, 69, "the DVC remote could not be written", "check `dvc remote list`")
+    (got,) = receiver.got
+    assert got["title"] == "staytuned, tiny: failed run" and "the DVC remote could not be written" in got["message"]
+    assert answers(road)
+    settings.write_text(right)
+    before = trained(road)
+    done = staytuned(road, "run", "--if-needed")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert trained(road) == before and len(of_kind(road, DECISION)) == 2
+
+
+def test_a_batch_of_a_new_class_stops_before_anything_changes_and_the_class_is_named(
+    road: Workspace, receiver: Receiver
+) -> None:
+    ingest(road, [row | {"label": "meh"} for row in make_rows(40, seed=2)])
+    before = trained(road), road.accepted.read_bytes()
+    done = staytuned(road, "run", "--if-needed", **{alerts.FURTHER: receiver.url})
+    said = "40 × label is none of negative, neutral, positive: 'meh'"
+    refused(done, 65, "40 bad rows of 40", said)
+    (got,) = receiver.got
+    assert got["title"] == "staytuned, tiny: failed run"
+    assert said in got["message"] and "`staytuned readmit COPY`" in got["message"]
+    assert (trained(road), road.accepted.read_bytes()) == before
+    assert answers(road)
+
+    set_params(road, validate__quarantine_budget=1.0)  # let them be: no accepted row is new, and nothing is trained
+    done = staytuned(road, "run", "--if-needed")
+    assert done.returncode == 0 and said in done.stdout.replace("\n", ""), done.stdout + done.stderr
+    assert (trained(road), road.accepted.read_bytes()) == before
+    ingest(road, [row | {"label": "meh"} for row in make_rows(40, seed=2)])  # the same batch once more
+    assert "nothing to do" in staytuned(road, "run", "--if-needed").stdout
+
+
+# What the question is put on, in process
+
+
+def arrive(road: Workspace, batch: str, count: int = 100) -> None:
+    """Accepted rows of one more batch."""
+    rows = pandas.read_parquet(road.accepted)
+    new = rows.head(count).assign(batch=batch, row=[f"{batch}-{number}" for number in range(count)])
+    pandas.concat([rows, new]).to_parquet(road.accepted)
+    road.lock.write_text(road.lock.read_text() + f"# {batch}\n")  # another state
+
+
+def found(road: Workspace, alarm: bool, **changes: Any) -> None:
+    """What the drift stage would report."""
+    report = {
+        "champion": 1,
+        "enough": True,
+        "alarm": alarm,
+        "reference": {"rows": 500, "groups": 100, "metric": 0.9, "accuracy": 0.92},
+        "window": {"rows": 100, "groups": 30, "batches": 1, "metric": 0.8, "interval": [0.75, 0.85]},
+        "metric": "macro_f1",
+        "checks": {},
+        "estimated_accuracy": {"value": 0.8, "interval": [0.78, 0.82]},
+    }
+    write_json(road.reports / "drift" / "drift.json", report | changes)
+
+
+def ask(road: Workspace, **triggers: Any) -> Any:
+    off = dict.fromkeys(["max_age_days", "new_rows", "drift", "quality_drop", "estimated_drop", "cost_ceiling"])
+    set_params(road, triggers=off | triggers)
+    return situation.ask(road, Params.read(road.params))
+
+
+def test_an_alarm_counts_once_for_each_window_of_a_champion(
+    road: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = {"drift": {"alarms": 2, "windows": 3}}
+    for batch, alarm, retrain in [("one", True, False), ("two", False, False), ("three", True, True)]:
+        arrive(road, batch)
+        found(road, alarm)
+        for _ in range(2):  # asked again, the window is the same, and so is the entry
+            assert ask(road, **policy).retrain is retrain
+    assert [entry.facts["alarm"] for entry in of_kind(road, TRIGGER)] == [True, False, True]
+    assert capsys.readouterr().err.count("drift: new rows have drifted") == 2
+
+
+def test_what_the_drift_stage_measured_and_estimated_is_asked(road: Workspace) -> None:
+    assert ask(road, quality_drop=0.01, estimated_drop=0.01).waiting == [
+        "quality on new labels is not known yet",
+        "estimated quality is not known yet",
+    ]
+    found(road, False)
+    answer = ask(road, quality_drop=0.04, estimated_drop=0.09)
+    assert answer.reasons == [
+        "quality on new labels: macro-F1 0.800 (0.750 to 0.850) on 100 new rows, 0.900 on the reference; "
+        "a loss of more than 0.04 is certain",
+        "estimated quality: accuracy 0.800 (0.780 to 0.820) on 100 new rows, 0.920 on the reference; "
+        "a loss of more than 0.09 is certain",
+    ]
+    found(road, True, enough=False)
+    assert ask(road, drift={"alarms": 1, "windows": 1}, quality_drop=0.04).retrain is False
+
+
+def test_age_counts_from_the_last_training_and_tokens_in_the_last_thirty_days(
+    road: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (decision,) = of_kind(road, DECISION)
+    spent = decision.facts["tokens"]
+    arrive(road, "one")
+    waits = ask(road, max_age_days=10, new_rows=100, cost_ceiling=2 * spent - 1).waiting
+    assert waits[0].endswith(
+        f"{spent:,} of the {2 * spent - 1:,} of triggers.cost_ceiling were spent in the last 30 days"
+    )
+    for days, retrain in [(-3, False), (9, False), (11, True)]:
+        clock(monkeypatch, decision, days)
+        assert ask(road, max_age_days=10).retrain is retrain
+    clock(monkeypatch, decision, 31)  # what was spent then no longer counts
+    assert ask(road, new_rows=100, cost_ceiling=2 * spent - 1).retrain is True
+
+
+def clock(monkeypatch: pytest.MonkeyPatch, entry: Entry, days: float) -> None:
+    """Let the clock stand so many days after an entry."""
+    then = datetime.fromisoformat(entry.when).timestamp() + days * 86400
+
+    class Then(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.fromtimestamp(then, tz or UTC)
+
+    monkeypatch.setattr(situation, "datetime", Then)
+
+
+def test_a_batch_of_which_a_row_was_trained_on_is_not_new(road: Workspace) -> None:
+    assert ask(road, new_rows=1).retrain is False
+    arrive(road, "one", 30)
+    assert ask(road, new_rows=31).waiting == ["30 of 31 new rows"]

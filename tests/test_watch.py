@@ -1,0 +1,203 @@
+"""``staytuned watch`` on a running Prefect server, whose own word on deployments and flow runs is read back."""
+
+import asyncio
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import urllib3
+from shell import command, staytuned
+from test_stopped import has_learnt, process_of, stage_at_work
+from tiny import make_rows, set_params, write_csv
+
+from staytuned import serve
+from staytuned.errors import ParamsError
+from staytuned.params import Params
+from staytuned.registry.ledger import DECISION, Ledger
+from staytuned.situation import TRIGGER
+from staytuned.watch import MOST, Watch, name_of
+from staytuned.workspace import Workspace
+
+pytestmark = pytest.mark.xdist_group("watch")
+
+
+def asked(server: str, what: str, **wanted: Any) -> Any:
+    return urllib3.PoolManager().request("POST", f"{server}/{what}/filter", json=wanted).json()
+
+
+def flow_runs(server: str, workspace: Workspace) -> list[dict[str, Any]]:
+    """Those that are no mere plan, the oldest first."""
+    wanted = {"deployments": {"name": {"any_": [name_of(workspace)]}}, "sort": "EXPECTED_START_TIME_ASC"}
+    return [run for run in asked(server, "flow_runs", **wanted) if not run["auto_scheduled"]]
+
+
+def states(server: str, workspace: Workspace) -> list[str]:
+    return [run["state_type"] for run in flow_runs(server, workspace)]
+
+
+def wait(what: Callable[[], Any], seconds: float, log: Path) -> float:
+    """Wait until something holds; the seconds that it took."""
+    begun = time.monotonic()
+    while not what():
+        assert time.monotonic() - begun < seconds, log.read_text()
+        time.sleep(0.2)
+    return time.monotonic() - begun
+
+
+# One story, in the order of the tests, on one workspace
+
+
+@pytest.fixture(scope="module")
+def watched(
+    finished_road: Workspace, prefect_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Workspace, "subprocess.Popen[bytes]", Path]]:
+    """A road on which training takes long, under watch in a process group of its own, and what the watch says."""
+    folder = tmp_path_factory.mktemp("watched")
+    workspace = Workspace(shutil.copytree(finished_road.root, folder / "road", symlinks=True))
+    set_params(workspace, watch__settle_seconds=1.0, triggers__new_rows=150, train__epochs=5000, train__patience=10000)
+    with (folder / "log").open("w") as log:
+        watch = subprocess.Popen(
+            command("watch"), cwd=workspace.root, stdout=log, stderr=log, start_new_session=True, env=os.environ
+        )
+        try:
+            yield workspace, watch, folder / "log"
+        finally:
+            if watch.poll() is None:
+                os.killpg(watch.pid, signal.SIGKILL)
+                watch.wait()
+
+
+def test_the_server_knows_the_deployment_and_plans_its_runs(watched: Any, prefect_server: str) -> None:
+    workspace, _, log = watched
+    wanted = {"deployments": {"name": {"any_": [name_of(workspace)]}}}
+    wait(lambda: asked(prefect_server, "deployments", **wanted), 60, log)
+    (deployment,) = asked(prefect_server, "deployments", **wanted)
+    assert [schedule["schedule"]["cron"] for schedule in deployment["schedules"]] == ["0 3 * * *"]
+    assert deployment["parameters"] == {"workspace": str(workspace.root), "only_if_needed": True}
+    wait(lambda: len(asked(prefect_server, "flow_runs", **wanted)) > 1, 60, log)
+    planned = asked(prefect_server, "flow_runs", **wanted)
+    assert {(run["state_type"], run["expected_start_time"][11:16]) for run in planned} == {("SCHEDULED", "03:00")}
+
+
+def test_a_workspace_is_watched_once(watched: Any) -> None:
+    again = staytuned(watched[0], "watch")
+    assert again.returncode == 75 and "is at work in" in again.stderr, again.stderr
+
+
+def test_a_file_that_arrives_leads_to_a_run_and_a_killed_run_is_taken_up(watched: Any, prefect_server: str) -> None:
+    workspace, _, log = watched
+    write_csv(workspace.root / "data" / "incoming" / "more.csv", make_rows(200, seed=1))
+    wait(lambda: has_learnt(workspace), 200, log)
+    assert states(prefect_server, workspace) == ["RUNNING"]
+    (entry,) = [entry for entry in Ledger(workspace.ledger).entries() if entry.kind == TRIGGER]
+    assert entry.facts["reasons"] == ["200 of 150 new rows"]
+
+    flow, stage = process_of(workspace, "prefect.engine") or 0, stage_at_work(workspace, "train") or 0
+    ends = os.pidfd_open(stage)
+    set_params(workspace, train__epochs=6, train__patience=12)
+    os.kill(flow, signal.SIGKILL)
+    assert select.select([ends], [], [], 30)[0], "the stage outlives its flow"
+    os.close(ends)
+    took = wait(lambda: states(prefect_server, workspace)[1:] == ["RUNNING"], 90, log)
+    killed, taken_up = flow_runs(prefect_server, workspace)
+    assert killed["state_type"] == "CRASHED" and killed["tags"] == ["arrival"] and taken_up["tags"] == ["taken up"]
+    assert took < 90 and "ended before its time and is taken up" in log.read_text()
+    assert serve.predict_text(workspace, "a lovely lamp").endswith("version 1")
+
+
+def test_the_run_that_was_taken_up_comes_to_its_end(watched: Any, prefect_server: str) -> None:
+    workspace, _, log = watched
+    wait(lambda: states(prefect_server, workspace)[1:] == ["COMPLETED"], 300, log)
+    assert [entry.kind for entry in Ledger(workspace.ledger).entries()].count(DECISION) == 2
+    assert (workspace.root / "data" / "incoming" / "done" / "more.csv").exists()
+
+
+def test_ctrl_c_ends_the_watch_and_all_that_it_started(watched: Any) -> None:
+    workspace, watch, log = watched
+    os.killpg(watch.pid, signal.SIGINT)
+    assert watch.wait(60) == 130, log.read_text()
+    assert process_of(workspace) is None
+    assert "Traceback" not in log.read_text()
+
+
+# Parts of it, in process
+
+
+def with_client(workspace: Workspace, what: Callable[[Watch, Any, UUID], Awaitable[Any]], served: bool = True) -> Any:
+    """Deploy, as the watch does, and await ``what`` of the watch, the server's client and the deployment."""
+    from prefect.client.orchestration import get_client
+    from prefect.runner import Runner
+
+    async def run() -> Any:
+        watch = Watch(workspace, Params.read(workspace.params))
+        async with get_client() as client:
+            return await what(watch, client, await watch._deploy(Runner() if served else None))
+
+    before = Path.cwd()
+    os.chdir(workspace.root)
+    try:
+        return asyncio.run(run())
+    finally:
+        os.chdir(before)
+
+
+def test_runs_that_crash_again_and_again_are_left_at_that(road: Workspace, prefect_server: str) -> None:
+    from prefect.states import Crashed
+
+    async def crash(watch: Watch, client: Any, deployment: UUID) -> None:
+        await client.create_flow_run_from_deployment(deployment)
+        for _ in range(2 * MOST):
+            newest = (await watch._runs(client, deployment, 1))[0]
+            await client.set_flow_run_state(newest.id, Crashed(message="out of memory"), force=True)
+            await watch._take_up(client, deployment)
+
+    with_client(road, crash)
+    assert states(prefect_server, road) == ["CRASHED"] * MOST
+
+
+def test_what_a_killed_watch_left_running_is_taken_up(road: Workspace, prefect_server: str) -> None:
+    from prefect.states import Running
+
+    async def start_again(watch: Watch, client: Any, deployment: UUID) -> None:
+        run = await client.create_flow_run_from_deployment(deployment)
+        await client.set_flow_run_state(run.id, Running(), force=True)
+        await watch._bury(client, deployment)
+        await watch._take_up(client, deployment)
+
+    with_client(road, start_again)
+    assert states(prefect_server, road) == ["CRASHED", "SCHEDULED"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"watch__cron": "99 * * * *"}, {"watch__work_pool": "nobodys"}], ids=["cron", "work pool"]
+)
+def test_what_prefect_does_not_know_is_named(road: Workspace, prefect_server: str, changes: dict[str, str]) -> None:
+    set_params(road, **changes)
+
+    async def nothing(*_: Any) -> None: ...
+
+    with pytest.raises(ParamsError, match=r"watch\.cron or watch\.work_pool"):
+        with_client(road, nothing, served="watch__cron" in changes)
+
+
+def test_a_work_pool_runs_the_deployment(road: Workspace, prefect_server: str) -> None:
+    set_params(road, watch__work_pool="pool", watch__cron=None)
+    prefect = [sys.executable, "-m", "prefect"]
+    subprocess.run([*prefect, "work-pool", "create", "pool", "--type", "process"], check=True, capture_output=True)
+
+    async def start(_: Watch, client: Any, deployment: UUID) -> None:
+        await client.create_flow_run_from_deployment(deployment)
+
+    with_client(road, start, served=False)
+    worker = [*prefect, "worker", "start", "--pool", "pool", "--run-once"]
+    done = subprocess.run(worker, cwd=road.root.parent, capture_output=True, text=True, timeout=200)
+    assert states(prefect_server, road) == ["COMPLETED"], done.stdout + done.stderr
