@@ -21,7 +21,7 @@ MENTIONS = ("staytuned init", "staytuned predict", "staytuned readmit", "staytun
 PLACEHOLDERS = {"FILE", "DIR"}
 SHOWN = re.compile(r"^(?:\$ )?((?:staytuned|dvc) [^\n#]*)$|`((?:staytuned|dvc) [^`\n]+)`", re.MULTILINE)
 # Commands that go to the network, stay up, or need a store that is not there: their words are parsed, not run.
-PARSED = ("staytuned ui", "staytuned example", "dvc remote", "dvc pull")
+PARSED = ("staytuned ui", "staytuned watch", "staytuned example", "dvc remote", "dvc pull")
 
 
 def shown() -> list[str]:
