@@ -65,7 +65,7 @@ def checks_of(rows: Compared) -> dict[str, Check]:
     }
     if rows.labelled:
         has = rows.frame["label"].notna().to_numpy()
-        labels = rows.frame["label"].to_numpy(str)[has]
+        labels = numpy.array(rows.frame["label"][has].tolist(), str)  # to_numpy(str) would cut them
         found["labels"] = Check("shares of the labels", checks.total_variation, labels, groups[has])
     if rows.answers:
         theirs = groups[rows.answers.places]

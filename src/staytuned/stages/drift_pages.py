@@ -125,7 +125,7 @@ def _pictures(
         "embeddings": lambda axes: _map(axes, rows.vectors, inside),
         "text_length": lambda axes: _histogram(axes, frame["text"].str.len().to_numpy(), inside, "characters"),
         "unknown_words": lambda axes: _words(axes, rows, words),
-        "labels": lambda axes: _bars(axes, frame["label"].fillna("").to_numpy(str), inside),
+        "labels": lambda axes: _bars(axes, frame["label"].fillna("").to_numpy(), inside),
     }
     said = rows.answers
     if said:
