@@ -77,7 +77,7 @@ def test_all_start_from_the_same_first_model(report: dict[str, Any]) -> None:
 def test_tokens_are_what_the_trainings_read(report: dict[str, Any], history: History) -> None:
     lengths, arrival = history.sides[TRAIN].examples.lengths, history.arrival[TRAIN]
     for number, line in enumerate(run_of(report, "scratch")):
-        assert line["tokens"] == lengths[arrival <= number].sum() * history.params.train.epochs
+        assert line["tokens"] == lengths[arrival <= number].sum() * history.params.train.epochs * 2  # with sharpness
 
 
 def test_it_is_judged_on_all_test_rows_of_the_sources_seen_and_of_no_other(

@@ -99,6 +99,8 @@ def make_workspace(folder: Path) -> Workspace:
     """A workspace on the tiny model."""
     workspace = init(folder)
     make_base(folder / "base-models" / "tiny")
+    # typos make words that its tokenizer does not know
+    workspace.behaviour.write_text("- {name: capital letters, share: 1.0, change: case}\n")
     tiny_params(workspace)
     return workspace
 

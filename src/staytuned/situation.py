@@ -9,7 +9,7 @@ import pyarrow.parquet
 
 from staytuned import alerts, pipeline
 from staytuned.data.sides import row_hashes
-from staytuned.drift.triggers import PERIOD, Answer, Measured, Situation, decide
+from staytuned.drift.triggers import PERIOD, Answer, Situation, decide, estimated, measured
 from staytuned.entry_points import task_class
 from staytuned.files import read_json
 from staytuned.params import Params
@@ -29,7 +29,7 @@ def settled(workspace: Workspace, params: Params) -> Answer | None:
     Asks neither Prefect nor MLflow.
     """
     ledger = Ledger(workspace.ledger)
-    if pin.unconfirmed(ledger) or pin.wanted(ledger) != pin.written(workspace):
+    if pin.unconfirmed(ledger) or not pin.is_current(workspace, ledger):
         return None
     late = pipeline.stages_from(workspace, DEAR)
     stale = pipeline.stale(workspace)
@@ -56,8 +56,8 @@ def ask(workspace: Workspace, params: Params) -> Answer:
             age=_days_since(trainings[-1]) if trainings else None,
             new_rows=sum(batches.values()),
             alarms=_alarms([*before, now], now["champion"]),
-            measured=_measured(drift, params),
-            estimated=_estimated(drift),
+            measured=measured(drift, task_class(params.task.name).metrics[0]) if drift else None,
+            estimated=estimated(drift) if drift else None,
             cost=expected_tokens(workspace, params),
             spent=sum(entry.facts.get("tokens", 0) for entry in trainings if _days_since(entry) <= PERIOD),
         ),
@@ -117,25 +117,3 @@ def _alarms(facts: list[dict[str, Any]], champion: int | None) -> tuple[bool, ..
         tuple(one["batches"]): one["alarm"] for one in facts if one["champion"] == champion and one["alarm"] is not None
     }
     return tuple(windows.values())
-
-
-def _measured(drift: dict[str, Any] | None, params: Params) -> Measured | None:
-    if drift is None or drift["window"]["metric"] is None:
-        return None
-    metric, window = task_class(params.task.name).metrics[0], drift["window"]
-    return Measured(
-        metric.title,
-        metric.higher_is_better,
-        window["rows"],
-        window["metric"],
-        tuple(window["interval"]),
-        drift["reference"]["metric"],
-    )
-
-
-def _estimated(drift: dict[str, Any] | None) -> Measured | None:
-    found = drift["estimated_accuracy"] if drift else None
-    if drift is None or found is None or drift["reference"].get("accuracy") is None:
-        return None
-    interval, reference = tuple(found["interval"]), drift["reference"]["accuracy"]
-    return Measured("accuracy", True, drift["window"]["rows"], found["value"], interval, reference)

@@ -21,6 +21,7 @@ from staytuned.modelling.heads import backbone
 from staytuned.models import find_base
 from staytuned.params import Params, Train
 from staytuned.tasks import Side, Task
+from staytuned.training.cost import tokens_of
 from staytuned.training.loop import Weights, fit, make_deterministic, steps_in
 from staytuned.workspace import Workspace
 
@@ -129,7 +130,7 @@ def learn(
         done += 1
 
     weights, _ = fit(history.task, model, train, validation, options, lambda point: None, step_done)
-    tokens = int(train.lengths.sum()) * options.epochs * done / steps_in(len(train), options)
+    tokens = tokens_of(train, options) * done / steps_in(len(train), options)
     learned = rows if before is None else numpy.union1d(rows, before.learned)
     model.load_state_dict(weights)
     said = predict(history, model, history.sides[TEST].frame)

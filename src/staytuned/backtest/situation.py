@@ -9,7 +9,7 @@ from staytuned.backtest.history import History, Version, model_of, predict
 from staytuned.data.sides import TEST
 from staytuned.drift.answers import Said, answered
 from staytuned.drift.rows import LEAST, newest
-from staytuned.drift.triggers import Measured, Situation
+from staytuned.drift.triggers import Situation, estimated, measured
 from staytuned.stages.drift import empty_report, look
 
 
@@ -25,30 +25,16 @@ def situation_of(
         trained: All versions so far.
         arrival: The last that has come.
     """
-    report, metric = look_at(history, champion, arrival), history.task.metrics[0]
+    report = look_at(history, champion, arrival)
     last = trained[-1]
     newer = history.everything["arrival"].between(last.arrival + 1, arrival)
-    window, reference = report["window"], report["reference"]
-    measured = estimated = None
-    if window["metric"] is not None and reference["metric"] is not None:
-        measured = Measured(
-            metric.title,
-            metric.higher_is_better,
-            window["rows"],
-            window["metric"],
-            tuple(window["interval"]),
-            reference["metric"],
-        )
-    if found := report["estimated_accuracy"]:
-        between, known = tuple(found["interval"]), reference["accuracy"]
-        estimated = Measured("accuracy", True, window["rows"], found["value"], between, known)
     return Situation(
         champion=champion.number,
         age=None,
         new_rows=int(newer.sum()),
         alarms=(*alarms, *([report["alarm"]] if report["enough"] else [])),
-        measured=measured,
-        estimated=estimated,
+        measured=measured(report, history.task.metrics[0]) if report["enough"] else None,
+        estimated=estimated(report) if report["enough"] else None,
         cost=last.tokens,
         spent=sum(version.tokens for version in trained),
     )

@@ -1,8 +1,10 @@
 """Is a retraining due? One pure function from what is known and the policy to an answer with its reasons."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from staytuned.params import Triggers
+from staytuned.tasks import Metric
 
 PERIOD = 30  # days that the cost ceiling looks back on
 
@@ -30,6 +32,24 @@ class Measured:
             f"{self.title} {self.value:.3f} ({low:.3f} to {high:.3f}) on {self.rows:,} new rows, "
             f"{self.reference:.3f} on the reference"
         )
+
+
+def measured(drift: dict[str, Any], metric: Metric) -> Measured | None:
+    """The task's first metric as the drift stage found it; None where there were no labels."""
+    window, reference = drift["window"], drift["reference"]["metric"]
+    if window["metric"] is None or reference is None:
+        return None
+    low, high = window["interval"]
+    return Measured(metric.title, metric.higher_is_better, window["rows"], window["metric"], (low, high), reference)
+
+
+def estimated(drift: dict[str, Any]) -> Measured | None:
+    """The accuracy that the drift stage estimated without labels; None where it could not."""
+    found, reference = drift["estimated_accuracy"], drift["reference"]["accuracy"]
+    if found is None or reference is None:
+        return None
+    low, high = found["interval"]
+    return Measured("accuracy", True, drift["window"]["rows"], found["value"], (low, high), reference)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,12 @@ def written(workspace: Workspace) -> Pin | None:
     return read_json(file) if file.is_file() else None
 
 
+def is_current(workspace: Workspace, ledger: Ledger) -> bool:
+    """Whether the pin names champion and best version as the ledger does."""
+    pin = written(workspace)
+    return pin is not None and all(pin.get(name) == about for name, about in wanted(ledger).items())
+
+
 def refresh(workspace: Workspace, params: Params, arrived: bool) -> bool:
     """Bring the pin up to date with the ledger; False if it was.
 

@@ -21,7 +21,6 @@ from staytuned.registry.gate import Decision, Standing, decide
 from staytuned.registry.ledger import Ledger
 from staytuned.registry.pin import unconfirmed, wanted
 from staytuned.registry.versions import CHALLENGER, CHAMPION, Registry
-from staytuned.training.cost import expected_tokens
 from staytuned.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ def release(workspace: Workspace, params: Params, registry: Registry, run_id: st
         if params.gate.max_milliseconds is not None:
             report["milliseconds"] = _milliseconds(workspace, params)
         decision = decide(report, standing, params.gate)
-        tokens = expected_tokens(workspace, params)
+        tokens = read_json(workspace.candidate / "staytuned.json")["tokens"]
         ledger.append(kinds.DECISION, key=key, weights=weights, run=run_id, tokens=tokens, **asdict(decision))
     else:
         decision = Decision(entry.facts["outcome"], entry.facts["reasons"])

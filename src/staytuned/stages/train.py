@@ -23,6 +23,7 @@ from staytuned.params import Params
 from staytuned.progress import bar
 from staytuned.tasks import Side
 from staytuned.training.continual import champion_to_start_from, check_continues, with_replay
+from staytuned.training.cost import tokens_of
 from staytuned.training.loop import Point, fit, make_deterministic, steps_in
 from staytuned.workspace import Workspace
 
@@ -82,7 +83,7 @@ def run(workspace: Workspace, params: Params) -> None:
             "encoding": read_json(workspace.reports / "encoding.json")["base"]["sha256"],
             "train": params.section("train"),
             "rows": len(train.by_row),
-            "tokens": int(train.lengths.sum()),  # of one epoch
+            "tokens": tokens_of(train, options),
             "start": read_json(before / "start.json") if before else None,
             "batches": sorted(read_table(workspace.accepted, columns=["batch"])["batch"].unique().to_pylist()),
             "best": dataclasses.asdict(best),
