@@ -48,7 +48,7 @@ def finished_road(folder: Path, count: int, rows: int) -> Workspace:
         write_csv(file, make_rows(rows, seed=number))
         batches.add(workspace, Reader(file, params.ingest.columns, params.ingest.encodings))
     file.unlink()
-    pin.refresh(workspace)
+    pin.refresh(workspace, params, arrived=True)
     pipeline.track(workspace, workspace.batches, workspace.pin)
     print(f"running the road on {count} batches of {rows} rows", flush=True)
     wall([str(BIN / "staytuned"), "run"], workspace.root)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import urllib3
+from databases import place, postgres  # noqa: F401 - fixtures for all
 from filelock import FileLock
 from receiver import Receiver
 from shell import staytuned

@@ -71,7 +71,9 @@ def promote(workspace: Workspace) -> Path:
     """Make the candidate champion, as version 1."""
     folder = workspace.var / "versions" / "1"
     shutil.copytree(workspace.candidate, folder)
-    Ledger(workspace.ledger).append(PROMOTION, key="key", version=1, weights="weights", best=None, why="first")
+    ledger = Ledger(workspace.ledger)
+    with ledger.lease("test") as fence:
+        ledger.append(PROMOTION, fence, key="key", version=1, weights="weights", best=None, before=None, why=["first"])
     return folder
 
 

@@ -86,6 +86,12 @@ CASES = [
     ({"encode.max_tokens": 2}, "encode.max_tokens: is 2; should be greater than or equal to 4"),
     ({"train.device": "tpu"}, "train.device: is 'tpu'; should be 'auto', 'cpu' or 'cuda'"),
     ({"registry.model": "a/b"}, "registry.model: is 'a/b'; String should match pattern"),
+    ({"registry.ledger_url": "mysql://host/db"}, "registry.ledger_url: is 'mysql://host/db'; write postgresql+psy"),
+    ({"registry.ledger_url": "sqlite:///ledger.db"}, "registry.ledger_url: is 'sqlite:///ledger.db'; write postgresql"),
+    (
+        {"registry.ledger_url": "postgresql+psycopg://me:secret@host/db"},
+        "registry.ledger_url: holds a password, which every run would record; set PGPASSWORD",
+    ),
     # values that make no sense
     ({"task.labels": ["a", "a", "b"]}, "task.labels: repeats ['a']; name each once"),
     ({"ingest.encodings": ["utf-9"]}, "ingest.encodings: holds 'utf-9', which Python does not know; utf-8 is one"),

@@ -165,7 +165,8 @@ def test_a_road_cut_between_ledger_and_alias_is_brought_to_its_end(road: Workspa
     ledger = Ledger(road.ledger)
     last = ledger.last(PROMOTION)
     assert last is not None
-    ledger.append(PROMOTION, **last.facts)  # the intent is written; the process dies before the alias moves
+    with ledger.lease("it") as fence:  # the intent is written; the process dies before the alias moves
+        ledger.append(PROMOTION, **last.facts | {"fence": fence, "before": 1})
     with closing(sqlite3.connect(database(road))) as db, db:
         db.execute("DELETE FROM registered_model_aliases")
     done = staytuned(road, "run")

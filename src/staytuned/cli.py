@@ -110,6 +110,46 @@ def sync(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     road.sync(workspace)
 
 
+def status(workspace: "Workspace", arguments: argparse.Namespace) -> None:
+    """Show the champion, since when and why, the last decisions, drift, and what the next training waits for.
+
+    Example: staytuned status
+    """
+    from staytuned import champion
+
+    champion.status(workspace)
+
+
+def history(workspace: "Workspace", arguments: argparse.Namespace) -> None:
+    """Show every entry of the ledger, and whether any was changed or taken out.
+
+    Example: staytuned history
+    """
+    from staytuned import champion
+
+    champion.history(workspace)
+
+
+def rollback(workspace: "Workspace", arguments: argparse.Namespace) -> None:
+    """Make the champion before this one champion again.
+
+    Example: staytuned rollback --why "angry letters"
+    """
+    from staytuned import champion
+
+    champion.rollback(workspace, arguments.why)
+
+
+def promote(workspace: "Workspace", arguments: argparse.Namespace) -> None:
+    """Make a registered version champion by hand.
+
+    Example: staytuned promote 2 --why "judged by the editors"
+    """
+    from staytuned import champion
+
+    champion.promote(workspace, arguments.version, arguments.why)
+
+
 def ui(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     """Serve the pages of MLflow and Prefect on loopback until Ctrl-C.
 
@@ -142,7 +182,11 @@ def init(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     print("`staytuned ingest FILE` and `staytuned run`")
 
 
-COMMANDS: list[Command] = [run, ingest, readmit, example, predict, compare, backtest, demo, sync, ui, watch, init]
+COMMANDS: list[Command] = [
+    *(run, ingest, readmit, example, watch, predict),
+    *(status, history, rollback, promote, sync),
+    *(compare, backtest, demo, ui, init),
+]
 POLICIES = ["never", "staytuned", "periodic-3", "scratch"]
 SOURCES = ("product", "film", "tweet", "editorial")
 
@@ -188,6 +232,11 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--seeds", nargs="+", type=int, default=[1], help="of the trainings, one run for each")
         elif command is demo:
             sub.add_argument("folder", type=path, nargs="?", default=path("demo"), help="default: demo")
+        elif command is rollback:
+            sub.add_argument("--why", metavar="TEXT", help="what the ledger says about it")
+        elif command is promote:
+            sub.add_argument("version", type=int)
+            sub.add_argument("--why", metavar="TEXT", required=True, help="what the ledger says about it")
         elif command is init:
             sub.add_argument("folder", type=path)
             sub.add_argument("--task", default="text-classification", help="what is learned; an unknown one lists all")

@@ -27,8 +27,7 @@ from staytuned.prompting.decoder import Decoder, Similar, by_prompt
 from staytuned.prompting.descriptions import by_descriptions
 from staytuned.prompting.embedder import Embedder
 from staytuned.prompting.labelled import Labelled
-from staytuned.registry.ledger import PROMOTION, Ledger
-from staytuned.registry.pin import local_copy
+from staytuned.registry.pin import serving
 from staytuned.tasks import Task
 from staytuned.training.loop import make_deterministic
 from staytuned.workspace import Workspace
@@ -156,10 +155,10 @@ def _decoder(name: str, folders: list[Path]) -> Path:
 
 def _champion(workspace: Workspace, task: Task) -> tuple[Path | None, list[str]]:
     """The folder of the champion, if there is one for these labels; else why not."""
-    last = Ledger(workspace.ledger).last(PROMOTION)
-    if last is None:
+    found = serving(workspace)
+    if found is None:
         return None, ["there is no champion yet: full fine-tuning is left out; `staytuned run` trains one"]
-    folder = local_copy(workspace, last.facts["version"])
+    _, folder = found
     about = read_json(folder / "staytuned.json")["task"]
     if (about["name"], about.get("labels")) != (TASK, task.classes):
         known = ", ".join([about["name"], *about.get("labels", [])])

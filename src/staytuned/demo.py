@@ -67,7 +67,7 @@ def _arrive(workspace: Workspace, file: Path) -> dict[str, Any]:
     """Ingest a file, let the triggers and the gate do their work, and judge what serves then."""
     since, begun = datetime.now(UTC), time.perf_counter()
     road.ingest(workspace, file)
-    ledger = Ledger(workspace.ledger)
+    ledger = Ledger.of(workspace, Params.read(workspace.params))
     before = len(ledger.entries())
     try:
         road.run(workspace, only_if_needed=True)

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -285,6 +286,18 @@ class Registry(Section):
 
     model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     tracking_uri: Name | None
+    ledger_url: Name | None
+
+    @field_validator("ledger_url")
+    @classmethod
+    def _shareable(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if re.search(r"://[^/@]*:[^/@]*@", value):
+            raise ValueError("holds a password, which every run would record; set PGPASSWORD or ~/.pgpass instead")
+        if not re.match(r"sqlite:////|postgresql\+psycopg://", value):
+            raise ValueError(f"is {value!r}; write postgresql+psycopg://USER@HOST/DATABASE or sqlite:////ABSOLUTE/PATH")
+        return value
 
 
 class Params(Section):

@@ -64,8 +64,6 @@ def _pass_gate(release: Release, said: str) -> None:
 
 
 def _nothing_to_do(workspace: Workspace, params: Params) -> Release | None:
-    if not workspace.ledger.exists():
-        return None
     already = finished(workspace, params)
     if already:
         pin.check_alias(workspace, params)
@@ -73,10 +71,10 @@ def _nothing_to_do(workspace: Workspace, params: Params) -> Release | None:
 
 
 def _said_already(release: Release) -> str:
-    return (
-        f"nothing to do: no row, parameter or line of code has changed since {release.decision.outcome}; version "
-        f"{release.version} is {release.alias}"
-    )
+    kept = "nothing was registered"
+    if release.version:
+        kept = f"version {release.version} is {release.alias or 'no longer champion: see `staytuned history`'}"
+    return f"nothing to do: no row, parameter or line of code has changed since {release.decision.outcome}; {kept}"
 
 
 def _check_base(workspace: Workspace, params: Params) -> None:

@@ -11,8 +11,7 @@ from staytuned.entry_points import task_class
 from staytuned.errors import DataError, MissingError
 from staytuned.files import replacing
 from staytuned.params import Params
-from staytuned.registry.ledger import PROMOTION, Ledger
-from staytuned.registry.pin import local_copy
+from staytuned.registry import pin
 from staytuned.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -27,14 +26,14 @@ def champion(workspace: Workspace) -> tuple[int, "Predictor"]:
     Raises:
         MissingError: there is none yet.
     """
-    last = Ledger(workspace.ledger).last(PROMOTION)
-    if last is None:
+    found = pin.serving(workspace)
+    if found is None:
         raise MissingError("there is no champion yet; `staytuned run` trains one and promotes it if the gate agrees")
-    folder = local_copy(workspace, last.facts["version"])
+    version, folder = found
 
     from staytuned.predictor import Predictor
 
-    return last.facts["version"], Predictor(folder)
+    return version, Predictor(folder)
 
 
 def predict_text(workspace: Workspace, text: str, pair: str | None = None) -> str:

@@ -15,6 +15,7 @@ from staytuned.files import read_json
 from staytuned.params import Params
 from staytuned.registry import pin
 from staytuned.registry.ledger import DECISION, Entry, Ledger
+from staytuned.registry.promotion import unconfirmed
 from staytuned.registry.release import key_of
 from staytuned.training.cost import expected_tokens
 from staytuned.workspace import Workspace
@@ -28,8 +29,8 @@ def settled(workspace: Workspace, params: Params) -> Answer | None:
 
     Asks neither Prefect nor MLflow.
     """
-    ledger = Ledger(workspace.ledger)
-    if pin.unconfirmed(ledger) or not pin.is_current(workspace, ledger):
+    ledger = Ledger.of(workspace, params)
+    if unconfirmed(ledger) or not pin.is_current(workspace, ledger):
         return None
     late = pipeline.stages_from(workspace, DEAR)
     stale = pipeline.stale(workspace)
@@ -41,7 +42,7 @@ def settled(workspace: Workspace, params: Params) -> Answer | None:
 
 def ask(workspace: Workspace, params: Params) -> Answer:
     """Whether a retraining is due, by what the stages before it found; a new answer goes into the ledger."""
-    ledger, key, drift = Ledger(workspace.ledger), key_of(workspace, params), _drift(workspace)
+    ledger, key, drift = Ledger.of(workspace, params), key_of(workspace, params), _drift(workspace)
     entries, champion, batches = ledger.entries(), pin.wanted(ledger)["champion"], _new_batches(workspace)
     before = [entry.facts for entry in entries if entry.kind == TRIGGER]
     now: dict[str, Any] = {

@@ -135,6 +135,11 @@ class Workspace:
         """What the stage that failed last said, for those who cannot see what it printed."""
         return self.var / "stage_error"
 
+    @property
+    def champion(self) -> Path:
+        """Number of the version that answers while the ledger does not."""
+        return self.var / "champion"
+
     @contextmanager
     def hold(self, what: str = "lock") -> Iterator[None]:
         """Hold the workspace for one run, or for one ``watch``; the kernel lets go when the process ends, however.

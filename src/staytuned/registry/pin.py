@@ -1,14 +1,17 @@
 """The pin: champion and best version as a versioned input of the evaluation, and the alias that projects the ledger."""
 
 import shutil
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from staytuned import pipeline
-from staytuned.errors import RegistryError
+from staytuned.errors import RegistryError, StaytunedError
 from staytuned.files import read_json, replacing_folder, write_json
 from staytuned.params import Params
-from staytuned.registry.ledger import CONFIRMATION, PROMOTION, Entry, Ledger
+from staytuned.registry.ledger import PROMOTION, Ledger
+from staytuned.registry.promotion import check_heads, remember, settle, unconfirmed
 from staytuned.registry.versions import CHAMPION, Registry, alias_now
 from staytuned.workspace import Workspace
 
@@ -45,7 +48,7 @@ def refresh(workspace: Workspace, params: Params, arrived: bool) -> bool:
         arrived: Rows have: only then does another champion become the one that training goes on from. A promotion
             alone calls for no training.
     """
-    before, pin = written(workspace) or {}, wanted(Ledger(workspace.ledger))
+    before, pin = written(workspace) or {}, wanted(Ledger.of(workspace, params))
     continues = params.train.start == "champion"
     pin["start"] = (pin["champion"] if arrived else before.get("start") or pin["champion"]) if continues else None
     if pin == before:
@@ -78,13 +81,26 @@ def disagreement(workspace: Workspace, params: Params, ledger: Ledger) -> str | 
     )
 
 
-def unconfirmed(ledger: Ledger) -> Entry | None:
-    """A promotion that was cut off before its alias was known to have moved."""
-    last = ledger.last(PROMOTION)
-    confirmed = ledger.last(CONFIRMATION)
-    if last and (confirmed is None or confirmed.number < last.number):
-        return last
-    return None
+def serving(workspace: Workspace) -> tuple[int, Path] | None:
+    """Version and folder of the ledger's champion; None where there is none yet.
+
+    While params.yaml, the ledger or the registry is out of order, the champion that was last known here goes on.
+    """
+    try:
+        last = Ledger.of(workspace, Params.read(workspace.params)).last(PROMOTION)
+        if last is None:
+            return None
+        version = int(last.facts["version"])
+        folder = local_copy(workspace, version)
+    except StaytunedError as error:
+        if not workspace.champion.exists():
+            raise
+        version = int(workspace.champion.read_text())
+        print(f"warning: {error}; version {version}, the champion last known here, answers", file=sys.stderr)
+        return version, local_copy(workspace, version)
+    with suppress(OSError):  # a workspace may be for reading only
+        remember(workspace, version)
+    return version, folder
 
 
 def check_alias(workspace: Workspace, params: Params) -> None:
@@ -93,7 +109,7 @@ def check_alias(workspace: Workspace, params: Params) -> None:
     Raises:
         RegistryError: it was moved or deleted by hand.
     """
-    ledger = Ledger(workspace.ledger)
+    ledger = Ledger.of(workspace, params)
     difference = disagreement(workspace, params, ledger)
     if difference and not unconfirmed(ledger):
         raise RegistryError(
@@ -103,23 +119,26 @@ def check_alias(workspace: Workspace, params: Params) -> None:
 
 
 def recover(workspace: Workspace, registry: Registry) -> None:
-    """Bring a promotion that was cut off to its end: it was decided, registered and proved."""
-    ledger = Ledger(workspace.ledger)
-    last = unconfirmed(ledger)
-    if last:
-        registry.set_alias(CHAMPION, last.facts["version"])
-        ledger.append(CONFIRMATION, key=last.facts["key"], version=last.facts["version"])
+    """Bring a promotion that was cut off to its end: it was decided, registered and proved.
+
+    Raises:
+        RegistryError: the ledger lacks what versions say was in it.
+    """
+    ledger = Ledger.of(workspace, registry.params)
+    check_heads(registry, ledger)
+    if unconfirmed(ledger):
+        settle(workspace, registry, ledger)
 
 
 def sync(workspace: Workspace, params: Params) -> list[str]:
     """Set the alias to what the ledger says and bring the pin up to date; says what it did."""
-    ledger, done = Ledger(workspace.ledger), []
+    ledger, done = Ledger.of(workspace, params), []
     difference = disagreement(workspace, params, ledger)
     last = ledger.last(PROMOTION)
     if difference:
         registry = Registry(workspace, params)
         if last:
-            registry.set_alias(CHAMPION, last.facts["version"])
+            settle(workspace, registry, ledger)
         else:
             registry.delete_alias(CHAMPION)
         done.append(f"{difference}: set back")

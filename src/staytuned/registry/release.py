@@ -6,10 +6,7 @@ import shutil
 import statistics
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import jinja2
 
 from staytuned import pipeline
 from staytuned.errors import RegistryError
@@ -18,19 +15,16 @@ from staytuned.params import Params
 from staytuned.progress import busy
 from staytuned.registry import ledger as kinds
 from staytuned.registry.gate import Decision, Standing, decide
-from staytuned.registry.ledger import Ledger
-from staytuned.registry.pin import unconfirmed, wanted
+from staytuned.registry.ledger import Entry, Ledger, overtaken
+from staytuned.registry.pin import wanted, written
+from staytuned.registry.promotion import GATE, move, promotions, rolled_back, unconfirmed, witness
 from staytuned.registry.versions import CHALLENGER, CHAMPION, Registry
 from staytuned.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas
 
-LAST_STEP = {  # of each outcome: the entry that ends it, the alias that the version gets
-    "PROMOTE": (kinds.CONFIRMATION, CHAMPION),
-    "HOLD": (kinds.CHALLENGE, CHALLENGER),
-    "BLOCK": (kinds.DECISION, None),
-}
+LAST_STEP = {"PROMOTE": kinds.CONFIRMATION, "HOLD": kinds.CHALLENGE, "BLOCK": kinds.DECISION}  # that ends an outcome
 EXAMPLES = 32  # rows that the reloaded model is compared on
 TOLERANCE = 1e-5  # largest difference of an output that passes
 
@@ -61,7 +55,7 @@ class Release:
     key: str
     decision: Decision
     version: int | None  # None: blocked, not registered
-    alias: str | None
+    alias: str | None  # that the version has now
 
 
 def key_of(workspace: Workspace, params: Params) -> str:
@@ -75,48 +69,84 @@ def finished(workspace: Workspace, params: Params) -> Release | None:
     """What came of the present state, if nothing is left to do: DVC is clean, and the ledger holds its decision
     and all that follows from it. Asks neither Prefect nor MLflow.
     """
-    ledger, key = Ledger(workspace.ledger), key_of(workspace, params)
+    ledger, key = Ledger.of(workspace, params), key_of(workspace, params)
     entry = ledger.last(kinds.DECISION, key)
     if entry is None or unconfirmed(ledger):
         return None
     decision = Decision(entry.facts["outcome"], entry.facts["reasons"])
-    last_step, alias = LAST_STEP[decision.outcome]
-    last = ledger.last(last_step, key)
+    last = ledger.last(LAST_STEP[decision.outcome], key)
     if last is None or pipeline.stale(workspace):
         return None
-    return Release(key, decision, last.facts.get("version"), alias)
+    version, champion = last.facts.get("version"), wanted(ledger)["champion"]
+    if champion and champion["version"] == version:
+        return Release(key, decision, version, CHAMPION)
+    return Release(key, decision, version, CHALLENGER if decision.outcome == "HOLD" else None)
 
 
 def release(workspace: Workspace, params: Params, registry: Registry, run_id: str) -> Release:
     """Take the candidate from its report to its alias; a road that was cut goes on where it was.
 
     Raises:
+        BusyError: another is moving the champion, or has moved it since the candidate was judged.
         RegistryError: the registry or the DVC remote does not answer, or the reloaded model differs.
     """
-    ledger, key = Ledger(workspace.ledger), key_of(workspace, params)
-    report = read_json(workspace.evaluation / "evaluation.json")
-    weights = sha256(workspace.candidate / "model.safetensors")
-    entry = ledger.last(kinds.DECISION, key)
-    if entry is None:
-        pin = wanted(ledger)
-        standing = Standing(*(pin[name]["version"] if pin[name] else None for name in ("champion", "best")))
-        if params.gate.max_milliseconds is not None:
-            report["milliseconds"] = _milliseconds(workspace, params)
-        decision = decide(report, standing, params.gate)
-        tokens = read_json(workspace.candidate / "staytuned.json")["tokens"]
-        ledger.append(kinds.DECISION, key=key, weights=weights, run=run_id, tokens=tokens, **asdict(decision))
-    else:
-        decision = Decision(entry.facts["outcome"], entry.facts["reasons"])
+    ledger, key = Ledger.of(workspace, params), key_of(workspace, params)
+    entry = ledger.last(kinds.DECISION, key) or _decided(workspace, params, ledger, run_id, key)
+    decision = Decision(entry.facts["outcome"], entry.facts["reasons"])
     write_json(workspace.reports / "decision.json", {"key": key, **asdict(decision)})
     if decision.outcome == "BLOCK":
-        return Release(key, decision, None, None)
+        outcome = Release(key, decision, None, None)
+    else:
+        version = _registered(workspace, params, registry, ledger, entry, run_id)
+        if decision.outcome == "PROMOTE":
+            _promote(workspace, registry, ledger, entry, version)
+            outcome = Release(key, decision, version, CHAMPION)
+        else:
+            registry.set_alias(CHALLENGER, version)
+            ledger.append(kinds.CHALLENGE, key=key, version=version)
+            outcome = Release(key, decision, version, CHALLENGER)
+    witness(registry, ledger)
+    return outcome
+
+
+def _decided(workspace: Workspace, params: Params, ledger: Ledger, run_id: str, key: str) -> Entry:
+    """The gate's decision, in the ledger. What was rolled back comes back by hand alone."""
+    pin = wanted(ledger)
+    judged = written(workspace) or {}
+    if any(judged.get(name) != pin[name] for name in pin):
+        raise overtaken(promotions(ledger)[-1])
+    standing = Standing(*(pin[name]["version"] if pin[name] else None for name in ("champion", "best")))
+    file = workspace.evaluation / "evaluation.json"
+    report = read_json(file)
+    if params.gate.max_milliseconds is not None:
+        report["milliseconds"] = _milliseconds(workspace, params)
+    decision = decide(report, standing, params.gate)
+    weights = sha256(workspace.candidate / "model.safetensors")
+    undone = rolled_back(ledger, weights)
+    if undone and decision.outcome == "PROMOTE":
+        reason = (
+            f"these are the weights of version {undone.facts['before']}, which {undone.who} rolled back "
+            f"({undone.when}): {'; '.join(undone.facts['why'])}"
+        )
+        decision = Decision("HOLD", [reason, *decision.reasons])
+    facts: dict[str, Any] = {"weights": weights, "run": run_id, "report": sha256(file), "champion": standing.champion}
+    facts["tokens"] = read_json(workspace.candidate / "staytuned.json")["tokens"]
+    return ledger.append(kinds.DECISION, key=key, **facts, **asdict(decision))
+
+
+def _registered(
+    workspace: Workspace, params: Params, registry: Registry, ledger: Ledger, entry: Entry, run_id: str
+) -> int:
+    """The candidate's version, registered and proved."""
+    key, weights = entry.facts["key"], entry.facts["weights"]
+    report = read_json(workspace.evaluation / "evaluation.json")
+    decision = Decision(entry.facts["outcome"], entry.facts["reasons"])
     with busy("copying data to the DVC remote"):
         pipeline.push(workspace)  # never a registration whose data is not there
-    champion = ledger.last(kinds.PROMOTION)
-    if champion and champion.facts["weights"] == weights:
-        version: int | None = champion.facts["version"]  # the champion itself, judged again: it is registered
-    else:
-        version = registry.version_of(key)
+    version: int | None = next(  # an old champion, judged again, is registered
+        (move.facts["version"] for move in reversed(promotions(ledger)) if move.facts["weights"] == weights),
+        registry.version_of(key),
+    )
     if version is None:
         with busy("registering the candidate"):
             inputs, outputs = _example(workspace)
@@ -125,38 +155,23 @@ def release(workspace: Workspace, params: Params, registry: Registry, run_id: st
             )
     with busy("reloading it in a fresh process"):
         _prove(workspace, params, registry, version)
-    if decision.outcome == "HOLD":
-        registry.set_alias(CHALLENGER, version)
-        ledger.append(kinds.CHALLENGE, key=key, version=version)
-        return Release(key, decision, version, CHALLENGER)
-    _promote(workspace, registry, ledger, report, {"key": key, "version": version, "weights": weights}, decision)
-    return Release(key, decision, version, CHAMPION)
+    return version
 
 
-def _promote(
-    workspace: Workspace,
-    registry: Registry,
-    ledger: Ledger,
-    report: dict[str, Any],
-    facts: dict[str, Any],
-    decision: Decision,
-) -> None:
-    """Intent, alias, confirmation: whoever is cut off between them is set right by the next run."""
-    last = ledger.last(kinds.PROMOTION)
-    if last is None or last.facts["key"] != facts["key"]:
-        before = last.facts["best"] if last else None
-        ledger.append(kinds.PROMOTION, **facts, best=_best(report, before, facts), why=decision.reasons)
-    kept = workspace.var / "versions" / str(facts["version"])
+def _promote(workspace: Workspace, registry: Registry, ledger: Ledger, entry: Entry, version: int) -> None:
+    kept = workspace.var / "versions" / str(version)
     if not kept.exists():
         with replacing_folder(kept) as folder:
             shutil.copytree(workspace.candidate, folder, dirs_exist_ok=True)
-    registry.set_alias(CHAMPION, facts["version"])
-    ledger.append(kinds.CONFIRMATION, key=facts["key"], version=facts["version"])
+    last = ledger.last(kinds.PROMOTION)
+    new = {"version": version, "weights": entry.facts["weights"]}
+    best = _best(read_json(workspace.evaluation / "evaluation.json"), last.facts["best"] if last else None, new)
+    before, why = entry.facts["champion"], entry.facts["reasons"]
+    move(workspace, registry, ledger, key=entry.facts["key"], **new, best=best, before=before, cause=GATE, why=why)
 
 
-def _best(report: dict[str, Any], before: dict[str, Any] | None, facts: dict[str, Any]) -> dict[str, Any]:
+def _best(report: dict[str, Any], before: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
     """The best version ever: the new one, if it scored higher on the same rows than the best before it."""
-    new = {"version": facts["version"], "weights": facts["weights"]}
     if before is None:
         return new
     models, metric = report["models"], report["metrics"][0]
@@ -218,6 +233,8 @@ def _test_rows(workspace: Workspace) -> "pandas.DataFrame":
 
 
 def _card(workspace: Workspace, params: Params, report: dict[str, Any], decision: Decision) -> str:
+    import jinja2
+
     from staytuned import tasks
 
     about = read_json(workspace.candidate / "staytuned.json")
@@ -231,11 +248,3 @@ def _card(workspace: Workspace, params: Params, report: dict[str, Any], decision
         decision=decision,
         **report,
     )
-
-
-def model_of_champion(workspace: Workspace) -> tuple[int, Path] | None:
-    """Version and local folder of the ledger's champion."""
-    last = Ledger(workspace.ledger).last(kinds.PROMOTION)
-    if last is None:
-        return None
-    return last.facts["version"], workspace.var / "versions" / str(last.facts["version"])

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER = "champion", "challenger"
 KEY = "staytuned.key"  # tag on runs and versions: the decision that they belong to
 WEIGHTS = "staytuned.weights"
+HEAD = "staytuned.ledger"  # tag on versions: number and seal of the ledger's last entry
 EXACT = (
     *("mlflow", "torch", "transformers", "tokenizers", "safetensors"),
     *("numpy", "pandas", "pyarrow", "pydantic", "ruamel.yaml"),
@@ -120,6 +121,7 @@ class Registry:
 
         logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what it logs as an error, it raises too
         self.workspace = workspace
+        self.params = params
         self.model = params.registry.model
         self.mlflow = mlflow
         uri = tracking_uri(workspace, params)
@@ -156,6 +158,17 @@ class Registry:
         """The version that was registered for a decision, so that a cut road does not register twice."""
         found = self.client.search_model_versions(f"name = '{self.model}' and tags.`{KEY}` = '{key}'")
         return max((int(version.version) for version in found), default=None)
+
+    @answering()
+    def versions(self) -> dict[int, dict[str, str]]:
+        """The tags of each version that there is."""
+        found = self.client.search_model_versions(f"name = '{self.model}'")
+        return {int(version.version): dict(version.tags) for version in found}
+
+    @answering()
+    def tag(self, version: int, name: str, value: str) -> None:
+        """Set a version's tag."""
+        self.client.set_model_version_tag(self.model, str(version), name, value)
 
     @answering()
     def register(

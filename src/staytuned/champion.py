@@ -1,0 +1,181 @@
+"""What the commands say and do about the champion: status, history, rollback, promote."""
+
+import itertools
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from staytuned.errors import DataError, MissingError, RegistryError
+from staytuned.files import read_json, sha256
+from staytuned.params import Params
+from staytuned.progress import busy
+from staytuned.registry import pin
+from staytuned.registry.ledger import DECISION, PROMOTION, Entry, Ledger
+from staytuned.registry.promotion import BY_HAND, ROLLBACK, check_heads, line, move, promotions, unconfirmed
+from staytuned.registry.versions import KEY, WEIGHTS, Registry
+from staytuned.workspace import Workspace
+
+LAST_DECISIONS = 5  # that the status shows
+TRIGGER = "trigger"  # ledger entry: facts retrain, reasons, waiting
+
+
+def status(workspace: Workspace) -> None:
+    """Say who is champion, since when and why, what was decided last, and how things stand now.
+
+    Raises:
+        RegistryError: the ledger does not answer, or was changed.
+    """
+    params = Params.read(workspace.params)
+    ledger = Ledger.of(workspace, params)
+    entries = ledger.entries()
+    table = Table(show_header=False, title="staytuned", title_justify="left")
+    for name, said in _champion(workspace, params, ledger):
+        table.add_row(name, said)
+    decisions = [entry for entry in entries if entry.kind == DECISION][: -LAST_DECISIONS - 1 : -1]
+    for number, entry in enumerate(decisions):
+        said = f"{_time(entry)} {entry.facts['outcome']}: {entry.facts['reasons'][0]}"
+        table.add_row("" if number else "last decisions", said)
+    drift = workspace.reports / "drift" / "drift.json"
+    table.add_row("drift", read_json(drift)["said"] if drift.exists() else "not measured yet")
+    table.add_row("next training", _trigger(entries))
+    Console().print(table)
+
+
+def _champion(workspace: Workspace, params: Params, ledger: Ledger) -> list[tuple[str, str]]:
+    moves = promotions(ledger)
+    if not moves:
+        return [("champion", "none yet; `staytuned run` trains one and promotes it if the gate agrees")]
+    version = moves[-1].facts["version"]
+    of_this = itertools.takewhile(lambda entry: entry.facts["version"] == version, reversed(moves))
+    since = list(of_this)[-1]  # it may have been judged again since
+    days = (datetime.now(UTC) - datetime.fromisoformat(since.when)).days
+    rows = [
+        ("champion", f"{params.registry.model} version {version}"),
+        ("since", f"{_time(since)} ({max(days, 0)} days), by {since.who}"),
+        ("why", "\n".join([since.facts["cause"], *since.facts["why"]])),
+    ]
+    try:
+        found = pin.disagreement(workspace, params, ledger)
+    except RegistryError as error:
+        found = str(error)
+    if unconfirmed(ledger):
+        found = f"the promotion of version {version} was cut off; `staytuned run` brings it to its end"
+    return rows + ([("but", found)] if found else [])
+
+
+def _trigger(entries: list[Entry]) -> str:
+    last = next((entry for entry in reversed(entries) if entry.kind == TRIGGER), None)
+    if last is None:
+        return "at the next `staytuned run` that finds new rows or params"
+    due = "due" if last.facts["retrain"] else "not due"
+    return "\n".join([f"{due}, as of {_time(last)}", *last.facts["reasons"], *last.facts["waiting"]])
+
+
+def history(workspace: Workspace) -> None:
+    """Print every entry of the ledger, and hold it against what the registry's versions were tagged with.
+
+    Raises:
+        RegistryError: the ledger was changed, or one of the two does not answer.
+    """
+    params = Params.read(workspace.params)
+    ledger = Ledger.of(workspace, params)
+    entries = ledger.entries()
+    if not entries:
+        print("the ledger is empty: nothing was decided yet")
+        return
+    table = Table("", "when", "who", "what", "version", "why", title="ledger", title_justify="left")
+    for entry in entries:
+        table.add_row(str(entry.number), _time(entry), entry.who, *_said(entry))
+    Console().print(table)
+    with busy("asking the registry"):
+        head = check_heads(Registry(workspace, params), ledger)
+    witnessed = f"up to entry {head} by the tags of the registry's versions" if head else "by no version's tag yet"
+    print(f"{len(entries)} entries, each with its seal; witnessed {witnessed}")
+
+
+def _said(entry: Entry) -> tuple[str, str, str]:
+    """What was done, from which version to which, and why."""
+    facts = entry.facts
+    what = facts.get("cause") or facts.get("outcome") or ""
+    versions = str(facts.get("version", ""))
+    if entry.kind == PROMOTION:
+        versions = f"{facts['before'] or 'none'} → {facts['version']}"
+    why = facts.get("why") or facts.get("reasons") or []
+    return f"{entry.kind} {what}".strip(), versions, "\n".join(why)
+
+
+def rollback(workspace: Workspace, why: str | None) -> None:
+    """Make the champion before this one champion again.
+
+    Raises:
+        MissingError: there is none.
+    """
+    params = Params.read(workspace.params)
+    with workspace.hold():
+        registry, ledger = _opened(workspace, params)
+        champions = line(ledger)
+        if len(champions) < 2:
+            raise MissingError("there is no champion before this one to go back to; `staytuned history` shows all")
+        target = champions[-2].facts
+        facts = {name: target[name] for name in ("key", "version", "weights", "best")}
+        _check_weights(workspace, registry, facts["version"], facts["weights"])
+        reason = why or f"back from version {champions[-1].facts['version']}, no reason was given"
+        _move(workspace, registry, ledger, facts, ROLLBACK, reason)
+
+
+def promote(workspace: Workspace, version: int, why: str) -> None:
+    """Make a registered version champion by hand, whatever the gate said of it, or did not.
+
+    Raises:
+        DataError: it is the champion.
+        MissingError: the registry has no such version.
+        RegistryError: its weights are not those that were registered.
+    """
+    params = Params.read(workspace.params)
+    with workspace.hold():
+        registry, ledger = _opened(workspace, params)
+        versions, last = registry.versions(), ledger.last(PROMOTION)
+        if version not in versions:
+            known = ", ".join(map(str, sorted(versions))) or "none"
+            raise MissingError(f"the registry has no version {version} of {params.registry.model!r}; it has {known}")
+        if last and last.facts["version"] == version:
+            raise DataError(f"version {version} is the champion already; nothing was changed")
+        weights = _check_weights(workspace, registry, version, versions[version].get(WEIGHTS))
+        new = {"version": version, "weights": weights}
+        best = last.facts["best"] if last else new
+        _move(workspace, registry, ledger, new | {"key": versions[version].get(KEY), "best": best}, BY_HAND, why)
+
+
+def _opened(workspace: Workspace, params: Params) -> tuple[Registry, Ledger]:
+    """Registry and ledger, with a promotion that was cut off brought to its end."""
+    with busy("opening the registry"):
+        registry = Registry(workspace, params)
+    pin.recover(workspace, registry)
+    return registry, Ledger.of(workspace, params)
+
+
+def _check_weights(workspace: Workspace, registry: Registry, version: int, expected: str | None) -> str:
+    """The SHA-256 of a version's weights, which are at hand after this."""
+    found = sha256(registry.model_folder(version) / "model.safetensors")
+    if expected not in (found, None):
+        raise RegistryError(
+            f"the weights of version {version} are not those that were registered: their SHA-256 is {found}, not "
+            f"{expected}; move {workspace.var / 'versions' / str(version)} away, so that they are fetched anew"
+        )
+    return found
+
+
+def _move(
+    workspace: Workspace, registry: Registry, ledger: Ledger, facts: dict[str, Any], cause: str, why: str
+) -> None:
+    last = ledger.last(PROMOTION)
+    before = last.facts["version"] if last else None
+    move(workspace, registry, ledger, **facts, before=before, cause=cause, why=[why])
+    from_where = f"version {before} was" if before else "there was none"
+    print(f"version {facts['version']} is champion; {from_where} before")
+
+
+def _time(entry: Entry) -> str:
+    return entry.when[:16].replace("T", " ")

@@ -1,0 +1,168 @@
+"""Who is champion can be seen, undone and overruled; each move is an entry, and ``predict`` answers with it at once.
+
+The tests tell one story, in their order, on one workspace.
+"""
+
+import shutil
+import sqlite3
+from contextlib import closing
+
+import pytest
+from shell import staytuned
+from test_bad_road import refused
+from tiny import set_params
+
+from staytuned import serve
+from staytuned.files import read_json, write_json
+from staytuned.params import Params
+from staytuned.registry.ledger import CONFIRMATION, PROMOTION, Entry, Ledger
+from staytuned.registry.versions import CHALLENGER, alias_now, database
+from staytuned.workspace import Workspace
+
+pytestmark = pytest.mark.xdist_group("champion")
+
+
+@pytest.fixture(scope="module")
+def road(finished_road: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A road with two champions, the second trained longer."""
+    folder = tmp_path_factory.mktemp("champion") / "road"
+    workspace = Workspace(shutil.copytree(finished_road.root, folder, symlinks=True))
+    set_params(workspace, train__epochs=7, gate__margin=0.5)
+    done = staytuned(workspace, "run")
+    assert done.returncode == 0 and answers(workspace) == 2, done.stdout + done.stderr
+    return workspace
+
+
+def answers(road: Workspace) -> int:
+    """The version that answers, which ledger and alias agree on."""
+    answering = int(serve.predict_text(road, "a lovely lamp").split("version ")[1])
+    assert answering == last(road).facts["version"] == alias_now(road, Params.read(road.params), "champion")
+    return answering
+
+
+def last(road: Workspace, kind: str = PROMOTION) -> Entry:
+    found = Ledger(road.ledger).last(kind)
+    assert found is not None
+    return found
+
+
+def versions(road: Workspace) -> list[int]:
+    with closing(sqlite3.connect(database(road))) as db:
+        return [int(version) for (version,) in db.execute("SELECT version FROM model_versions ORDER BY version")]
+
+
+def said(road: Workspace, *words: object) -> str:
+    """What a command that works says, on one line."""
+    done = staytuned(road, *words, COLUMNS="400")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return " ".join(done.stdout.split())
+
+
+def test_status_shows_the_champion_since_when_and_why_and_the_last_decisions(road: Workspace) -> None:
+    shown = said(road, "status")
+    assert "tiny version 2" in shown and f"(0 days), by {last(road).who}" in shown
+    assert "gate" in shown and shown.count("PROMOTE: macro-F1") == 2
+    assert "not measured yet" in shown and "at the next `staytuned run`" in shown
+
+
+def test_status_shows_drift_as_it_was_measured_and_what_the_next_training_waits_for(road: Workspace) -> None:
+    write_json(road.reports / "drift" / "drift.json", {"said": "No drift: all is well."})
+    facts = {"key": None, "retrain": False, "reasons": [], "waiting": ["12 of 500 new rows"]}
+    Ledger(road.ledger).append("trigger", **facts)
+    shown = said(road, "status")
+    assert "No drift: all is well." in shown
+    assert "not due, as of" in shown and "12 of 500 new rows" in shown
+
+
+def test_history_shows_every_entry_and_that_it_is_sealed_and_witnessed(road: Workspace) -> None:
+    shown = said(road, "history")
+    entries = Ledger(road.ledger).entries()
+    assert "none → 1" in shown and "1 → 2" in shown and "promotion gate" in shown
+    promoted = last(road, CONFIRMATION).number
+    assert f"{len(entries)} entries, each with its seal; witnessed up to entry {promoted} by" in shown
+
+
+def test_a_rollback_brings_back_the_champion_before_and_is_an_entry(road: Workspace) -> None:
+    first = Ledger(road.ledger).entries()[1]
+    assert "version 1 is champion; version 2 was before" in said(road, "rollback", "--why", "angry letters")
+    assert answers(road) == 1
+    facts = last(road).facts
+    assert (facts["before"], facts["cause"], facts["why"]) == (2, "rollback", ["angry letters"])
+    assert [facts[name] for name in ("weights", "key", "best")] == [
+        first.facts[name] for name in ("weights", "key", "best")
+    ]
+
+
+def test_after_a_rollback_a_run_finds_nothing_to_do_and_says_that_the_version_is_no_longer_champion(
+    road: Workspace,
+) -> None:
+    before = Ledger(road.ledger).entries()
+    assert "version 2 is no longer champion: see `staytuned history`" in said(road, "run")
+    assert Ledger(road.ledger).entries() == before and answers(road) == 1
+
+
+def test_a_second_rollback_does_not_go_forward_again(road: Workspace) -> None:
+    refused(staytuned(road, "rollback"), 66, "there is no champion before this one to go back to")
+    assert answers(road) == 1
+
+
+def test_what_was_rolled_back_is_not_promoted_again_by_the_gate(road: Workspace) -> None:
+    assert "pinned version 1" in said(road, "sync")
+    shown = said(road, "run")  # the same candidate, judged again
+    assert "HOLD" in shown
+    decision = read_json(road.reports / "decision.json")
+    assert decision["outcome"] == "HOLD"
+    assert "these are the weights of version 2, which" in decision["reasons"][0]
+    assert "rolled back" in decision["reasons"][0] and "angry letters" in decision["reasons"][0]
+    assert answers(road) == 1 and versions(road) == [1, 2]
+    assert alias_now(road, Params.read(road.params), CHALLENGER) == 2
+    assert "nothing to do" in said(road, "run")
+
+
+def test_a_promotion_by_hand_needs_a_reason_and_keeps_it(road: Workspace) -> None:
+    assert staytuned(road, "promote", 2).returncode == 2
+    assert "version 2 is champion; version 1 was before" in said(road, "promote", 2, "--why", "judged by the editors")
+    assert answers(road) == 2
+    facts = last(road).facts
+    assert (facts["before"], facts["cause"], facts["why"]) == (1, "by hand", ["judged by the editors"])
+    assert "nothing to do" in said(road, "run") and answers(road) == 2
+    assert "judged by the editors" in said(road, "status")
+
+
+def test_a_promotion_by_hand_of_what_is_not_there_or_is_champion_is_refused(road: Workspace) -> None:
+    refused(staytuned(road, "promote", 9, "--why", "x"), 66, "the registry has no version 9 of 'tiny'; it has 1, 2")
+    refused(staytuned(road, "promote", 2, "--why", "x"), 65, "version 2 is the champion already")
+    assert answers(road) == 2
+
+
+def test_weights_that_are_not_those_registered_are_not_promoted(road: Workspace) -> None:
+    weights = road.var / "versions" / "1" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + b"x")
+    for words in (["promote", "1", "--why", "x"], ["rollback"]):
+        refused(staytuned(road, *words), 69, "the weights of version 1 are not those that were registered")
+    weights.write_bytes(whole)
+    assert answers(road) == 2
+
+
+def test_the_champion_last_known_answers_while_ledger_or_params_are_out_of_order(
+    road: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in (road.ledger, road.params):
+        whole = file.read_bytes()
+        file.write_bytes(b"out of order: " * 100)
+        assert serve.predict_text(road, "a lovely lamp").endswith("version 2")
+        assert "version 2, the champion last known here, answers" in capsys.readouterr().err
+        file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("length", [0, 4])
+def test_a_ledger_whose_tail_was_cut_off_is_seen_by_the_tag_of_a_version(road: Workspace, length: int) -> None:
+    whole = road.ledger.read_bytes()
+    with closing(sqlite3.connect(road.ledger)) as db, db:
+        db.execute("DROP TRIGGER no_delete")
+        db.execute("DELETE FROM entries WHERE number > ?", (length,))
+    words = ["promote", "1", "--why", "x"]
+    refused(staytuned(road, *words), 69, "the ledger", "was changed: its entry", "is missing", "from a copy")
+    road.ledger.write_bytes(whole)
+    assert "each with its seal" in said(road, "history")
