@@ -22,7 +22,7 @@ from staytuned.files import read_json
 from staytuned.params import Params
 from staytuned.registry import pin
 from staytuned.registry.ledger import Ledger
-from staytuned.registry.versions import Registry, database
+from staytuned.registry.versions import Registry, alias_now, database
 from staytuned.start import init
 from staytuned.workspace import Workspace
 
@@ -76,6 +76,33 @@ def test_an_alias_that_was_deleted_by_hand_is_set_back_by_sync(road: Workspace) 
     assert "set back" in staytuned(road, "sync").stdout
     pin.check_alias(road, Params.read(road.params))  # what stopped the run passes now
     assert answers(road)
+
+
+def test_a_champion_that_was_deleted_by_hand_goes_on_answering_and_is_registered_again_by_sync(road: Workspace) -> None:
+    registry = Registry(road, Params.read(road.params))
+    registry.client.delete_model_version("tiny", "1")
+    refused(staytuned(road, "run"), 69, "names nothing, the ledger says version 1", "`staytuned sync` sets it back")
+    assert answers(road)
+    assert (
+        "version 1 had been deleted from the registry: registered again as version 2" in staytuned(road, "sync").stdout
+    )
+    assert serve.predict_text(road, "a lovely lamp").endswith("version 2")
+    promoted = Ledger(road.ledger).entries()[-2].facts
+    assert (promoted["before"], promoted["version"], promoted["cause"]) == (1, 2, "restored")
+    assert registry.fetch(2, road.var / "fetched").exists() and nothing_to_do(road)
+    registry.client.delete_registered_model("tiny")
+    said = ("version 2, the champion, was deleted from the registry with all", "Restore the registry from a copy")
+    refused(staytuned(road, "sync"), 69, *said)
+    assert serve.predict_text(road, "a lovely lamp").endswith("version 2")
+
+
+def test_a_registry_that_another_process_locks_is_waited_for_longer_than_mlflow_would(road: Workspace) -> None:
+    registry = Registry(road, Params.read(road.params))
+    with closing(sqlite3.connect(database(road), isolation_level=None, check_same_thread=False)) as db:
+        db.execute("BEGIN EXCLUSIVE")
+        threading.Timer(22, db.execute, ["COMMIT"]).start()
+        registry.set_alias("other", 1)
+    assert alias_now(road, Params.read(road.params), "other") == 1
 
 
 def test_a_damaged_registry_is_named(road: Workspace) -> None:

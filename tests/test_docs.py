@@ -12,6 +12,9 @@ from test_road import ENVIRONMENT, IDENTITY, in_git, run
 from tiny import make_rows, write_csv
 
 from staytuned.cli import parser
+from staytuned.params import Params
+from staytuned.registry.ledger import Ledger
+from staytuned.registry.versions import Registry
 from staytuned.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +43,8 @@ def prepared(road: Workspace) -> Workspace:
     bad[0]["text"] = ""
     for words in (["ingest", write_csv(road.root / "bad.csv", bad)], ["sync"]):
         assert staytuned(road, *words).returncode == 0
+    ledger = Ledger(road.ledger).entries()
+    Registry(road, Params.read(road.params)).register_again(None, ledger[0].facts["weights"])  # a version 2 to promote
     run(road, "dvc", "repro", "validate")
     mended = road.quarantine.read_text(encoding="utf-8").replace(",,", ",a lovely lamp,", 1)
     (road.root / "corrected.csv").write_text(mended, encoding="utf-8")

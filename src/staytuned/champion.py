@@ -120,6 +120,7 @@ def rollback(workspace: Workspace, why: str | None) -> None:
             raise MissingError("there is no champion before this one to go back to; `staytuned history` shows all")
         target = champions[-2].facts
         facts = {name: target[name] for name in ("key", "version", "weights", "best")}
+        _tags(registry, facts["version"])
         _check_weights(workspace, registry, facts["version"], facts["weights"])
         reason = why or f"back from version {champions[-1].facts['version']}, no reason was given"
         _move(workspace, registry, ledger, facts, ROLLBACK, reason)
@@ -136,16 +137,12 @@ def promote(workspace: Workspace, version: int, why: str) -> None:
     params = Params.read(workspace.params)
     with workspace.hold():
         registry, ledger = _opened(workspace, params)
-        versions, last = registry.versions(), ledger.last(PROMOTION)
-        if version not in versions:
-            known = ", ".join(map(str, sorted(versions))) or "none"
-            raise MissingError(f"the registry has no version {version} of {params.registry.model!r}; it has {known}")
+        tags, last = _tags(registry, version), ledger.last(PROMOTION)
         if last and last.facts["version"] == version:
             raise DataError(f"version {version} is the champion already; nothing was changed")
-        weights = _check_weights(workspace, registry, version, versions[version].get(WEIGHTS))
-        new = {"version": version, "weights": weights}
+        new = {"version": version, "weights": _check_weights(workspace, registry, version, tags.get(WEIGHTS))}
         best = last.facts["best"] if last else new
-        _move(workspace, registry, ledger, new | {"key": versions[version].get(KEY), "best": best}, BY_HAND, why)
+        _move(workspace, registry, ledger, new | {"key": tags.get(KEY), "best": best}, BY_HAND, why)
 
 
 def _opened(workspace: Workspace, params: Params) -> tuple[Registry, Ledger]:
@@ -156,13 +153,22 @@ def _opened(workspace: Workspace, params: Params) -> tuple[Registry, Ledger]:
     return registry, Ledger.of(workspace, params)
 
 
+def _tags(registry: Registry, version: int) -> dict[str, str]:
+    """The tags of a version, which must be in the registry."""
+    versions = registry.versions()
+    if version not in versions:
+        known = ", ".join(map(str, sorted(versions))) or "none"
+        raise MissingError(f"the registry has no version {version} of {registry.model!r}; it has {known}")
+    return versions[version]
+
+
 def _check_weights(workspace: Workspace, registry: Registry, version: int, expected: str | None) -> str:
     """The SHA-256 of a version's weights, which are at hand after this."""
     found = sha256(registry.model_folder(version) / "model.safetensors")
     if expected not in (found, None):
         raise RegistryError(
             f"the weights of version {version} are not those that were registered: their SHA-256 is {found}, not "
-            f"{expected}; move {workspace.var / 'versions' / str(version)} away, so that they are fetched anew"
+            f"{expected}; move {workspace.version(version)} away, so that they are fetched anew"
         )
     return found
 

@@ -140,6 +140,10 @@ class Workspace:
         """Number of the version that answers while the ledger does not."""
         return self.var / "champion"
 
+    def version(self, number: int) -> Path:
+        """Folder of the local copy of a registered version."""
+        return self.var / "versions" / str(number)
+
     @contextmanager
     def hold(self, what: str = "lock") -> Iterator[None]:
         """Hold the workspace for one run, or for one ``watch``; the kernel lets go when the process ends, however.

@@ -11,7 +11,7 @@ from staytuned.errors import RegistryError, StaytunedError
 from staytuned.files import read_json, replacing_folder, write_json
 from staytuned.params import Params
 from staytuned.registry.ledger import PROMOTION, Ledger
-from staytuned.registry.promotion import check_heads, remember, settle, unconfirmed
+from staytuned.registry.promotion import RESTORED, check_heads, move, remember, settle, unconfirmed
 from staytuned.registry.versions import CHAMPION, Registry, alias_now
 from staytuned.workspace import Workspace
 
@@ -64,7 +64,7 @@ def refresh(workspace: Workspace, params: Params, arrived: bool) -> bool:
 
 def local_copy(workspace: Workspace, version: int) -> Path:
     """Folder of a version's model; where a copy is at hand, neither the registry nor the params are asked."""
-    kept = workspace.var / "versions" / str(version)
+    kept = workspace.version(version)
     return kept if kept.exists() else Registry(workspace, Params.read(workspace.params)).model_folder(version)
 
 
@@ -137,15 +137,37 @@ def sync(workspace: Workspace, params: Params) -> list[str]:
     last = ledger.last(PROMOTION)
     if difference:
         registry = Registry(workspace, params)
-        if last:
+        if last is None:
+            registry.delete_alias(CHAMPION)
+        elif last.facts["version"] in registry.versions():
             settle(workspace, registry, ledger)
         else:
-            registry.delete_alias(CHAMPION)
+            done.append(_restore(workspace, registry, ledger, last.facts))
+            last = ledger.last(PROMOTION)
         done.append(f"{difference}: set back")
     if refresh(workspace, params, arrived=False):
         done.append("pinned " + (_version(last.facts["version"]) if last else "no champion yet"))
     pipeline.track(workspace, workspace.batches, workspace.pin)  # an ingest may have been cut off before it did
     return done
+
+
+def _restore(workspace: Workspace, registry: Registry, ledger: Ledger, facts: dict[str, Any]) -> str:
+    """Register a champion anew whose version was deleted by hand: MLflow keeps the model, and gives a new number."""
+    old = facts["version"]
+    new = registry.register_again(facts["key"], facts["weights"])
+    if new is None:
+        raise RegistryError(
+            f"version {old}, the champion, was deleted from the registry with all that belongs to it; its local copy "
+            "goes on answering `staytuned predict`. Restore the registry from a copy, or make another version "
+            "champion: `staytuned rollback`, `staytuned promote`"
+        )
+    best = facts["best"] if facts["best"]["version"] != old else {"version": new, "weights": facts["weights"]}
+    why = [f"version {old} was deleted from the registry by hand"]
+    kept = {"key": facts["key"], "weights": facts["weights"], "version": new, "best": best}
+    with replacing_folder(workspace.version(new)) as folder:
+        shutil.copytree(local_copy(workspace, old), folder, dirs_exist_ok=True)
+    move(workspace, registry, ledger, **kept, before=old, cause=RESTORED, why=why)
+    return f"version {old} had been deleted from the registry: registered again as version {new}"
 
 
 def _version(number: int | None) -> str:

@@ -12,7 +12,9 @@ from staytuned.registry.ledger import CONFIRMATION, PROMOTION, Entry, Ledger
 from staytuned.registry.versions import CHAMPION, HEAD, Registry
 from staytuned.workspace import Workspace
 
-GATE, ROLLBACK, BY_HAND = "gate", "rollback", "by hand"  # why a champion moved: the cause in its entry
+# why a champion moved: the cause in its entry
+GATE, ROLLBACK, BY_HAND = "gate", "rollback", "by hand"
+RESTORED = "restored"  # its version was deleted from the registry, and registered again under another number
 
 
 def promotions(ledger: Ledger) -> list[Entry]:
@@ -33,10 +35,11 @@ def line(ledger: Ledger) -> list[Entry]:
     """The promotions that lead to today's champion, oldest first; what was rolled back is not among them."""
     found = list[Entry]()
     for entry in promotions(ledger):
-        if entry.facts["cause"] == ROLLBACK:
-            found.pop()
-        elif found and found[-1].facts["version"] == entry.facts["version"]:  # the champion, judged again
+        same = found and found[-1].facts["version"] == entry.facts["version"]  # the champion, judged again
+        if found and (same or entry.facts["cause"] == RESTORED):
             found[-1] = entry
+        elif entry.facts["cause"] == ROLLBACK:
+            found.pop()
         else:
             found.append(entry)
     return found

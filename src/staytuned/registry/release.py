@@ -159,7 +159,7 @@ def _registered(
 
 
 def _promote(workspace: Workspace, registry: Registry, ledger: Ledger, entry: Entry, version: int) -> None:
-    kept = workspace.var / "versions" / str(version)
+    kept = workspace.version(version)
     if not kept.exists():
         with replacing_folder(kept) as folder:
             shutil.copytree(workspace.candidate, folder, dirs_exist_ok=True)

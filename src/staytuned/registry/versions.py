@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -14,13 +13,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from staytuned.errors import RegistryError, StaytunedError, disk_full, is_full
-from staytuned.files import read_json, write_text
+from staytuned.errors import RegistryError, StaytunedError
+from staytuned.files import read_json
 from staytuned.params import Params
+from staytuned.registry.local_store import database, failed, reading, settle, wait_for_locks
 from staytuned.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -40,11 +40,6 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 
-def database(workspace: Workspace) -> Path:
-    """The SQLite file of a registry in the workspace."""
-    return workspace.var / "mlflow.db"
-
-
 def tracking_uri(workspace: Workspace, params: Params) -> str:
     """Where MLflow keeps its records."""
     return params.registry.tracking_uri or f"sqlite:///{database(workspace)}"
@@ -60,12 +55,9 @@ def alias_now(workspace: Workspace, params: Params, alias: str) -> int | None:
     if params.registry.tracking_uri is None:
         if not database(workspace).exists():
             return None
-        try:
-            with closing(sqlite3.connect(f"file:{database(workspace)}?mode=ro", uri=True)) as db:
-                query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
-                row = db.execute(query, (model, alias)).fetchone()
-        except sqlite3.Error as error:
-            raise _failed(database(workspace), error) from error
+        with reading(workspace) as db:
+            query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
+            row = db.execute(query, (model, alias)).fetchone()
         return int(row[0]) if row else None
     query = urllib.parse.urlencode({"name": model, "alias": alias})
     url = f"{params.registry.tracking_uri}/api/2.0/mlflow/registered-models/alias?{query}"
@@ -88,15 +80,6 @@ def _silent(params: Params, error: Exception) -> RegistryError:
     )
 
 
-def _failed(place: object, error: Exception) -> StaytunedError:
-    if is_full(error):
-        return disk_full(place)
-    return RegistryError(
-        f"the registry at {place} failed: {str(error).splitlines()[0]}; mend that, then run the same command again; "
-        "the champion goes on answering"
-    )
-
-
 @contextmanager
 def answering() -> Iterator[None]:
     """Turn MLflow's errors into ours: for a decorator, or a block."""
@@ -106,7 +89,7 @@ def answering() -> Iterator[None]:
     try:
         yield
     except (mlflow.MlflowException, requests.RequestException) as error:
-        raise _failed(mlflow.get_tracking_uri(), error) from error
+        raise failed(mlflow.get_tracking_uri(), error) from error
 
 
 class Registry:
@@ -116,7 +99,8 @@ class Registry:
         if params.registry.tracking_uri:
             alias_now(workspace, params, CHAMPION)  # an answer within seconds, where MLflow would try for minutes
         else:
-            _settle(workspace)
+            settle(workspace)
+            wait_for_locks()
         import mlflow
 
         logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what it logs as an error, it raises too
@@ -195,14 +179,26 @@ class Registry:
                 input_example=inputs,
                 pip_requirements=[f"{name}=={_installed(name)}" for name in EXACT],
                 metadata={KEY: key},
+                tags={WEIGHTS: weights},
             )
         # the block above ends the run; it goes on
         self.client.update_run(run_id, status="RUNNING")
         if not self.client.search_registered_models(f"name = '{self.model}'"):
             self.client.create_registered_model(self.model)
-        tags = {KEY: key, WEIGHTS: weights}
+        return self._new_version(logged.model_id, run_id, {KEY: key, WEIGHTS: weights}, card)
+
+    @answering()
+    def register_again(self, key: str | None, weights: str) -> int | None:
+        """Register a model anew whose version was deleted; None where nothing of it is left."""
+        found = self.client.search_logged_models([self.experiment], f"tags.`{WEIGHTS}` = '{weights}'")
+        if not found or not self.client.search_registered_models(f"name = '{self.model}'"):
+            return None
+        tags = {WEIGHTS: weights} | ({KEY: key} if key else {})
+        return self._new_version(found[0].model_id, found[0].source_run_id, tags, "Its former version was deleted.")
+
+    def _new_version(self, model: str, run_id: str, tags: dict[str, str], card: str) -> int:
         version = self.client.create_model_version(
-            self.model, logged.model_uri, run_id=run_id, tags=tags, description=card, model_id=logged.model_id
+            self.model, f"models:/{model}", run_id=run_id, tags=tags, description=card, model_id=model
         )
         return int(version.version)
 
@@ -214,7 +210,7 @@ class Registry:
 
     def model_folder(self, version: int) -> Path:
         """A local copy of a version's model folder, fetched when it is not there yet."""
-        kept = self.workspace.var / "versions" / str(version)
+        kept = self.workspace.version(version)
         if not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
@@ -277,31 +273,3 @@ def _installed(name: str) -> str:
     from importlib.metadata import version
 
     return version(name).split("+")[0]
-
-
-def _settle(workspace: Workspace) -> None:
-    """SQLite holds absolute paths; when the workspace has moved, they move with it."""
-    workspace.var.mkdir(exist_ok=True)
-    marker, now = workspace.var / "root", str(workspace.root)
-    before = marker.read_text() if marker.exists() else now
-    if before == now and marker.exists():
-        return
-    if database(workspace).exists():
-        columns = {
-            "experiments": ["artifact_location"],
-            "runs": ["artifact_uri"],
-            "logged_models": ["artifact_location"],
-            "model_versions": ["source", "storage_location"],
-        }
-        moves = ((Path(before).as_uri(), Path(now).as_uri()), (before, now))
-        try:
-            with closing(sqlite3.connect(database(workspace))) as db, db:
-                for table, name in ((table, name) for table, names in columns.items() for name in names):
-                    for old, new in moves:
-                        db.execute(
-                            f"UPDATE {table} SET {name} = ? || substr({name}, ?) WHERE {name} LIKE ?",
-                            (f"{new}/", len(old) + 2, f"{old}/%"),
-                        )
-        except sqlite3.Error as error:
-            raise _failed(database(workspace), error) from error
-    write_text(marker, now)
