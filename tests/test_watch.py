@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -27,6 +28,8 @@ from staytuned.situation import TRIGGER
 from staytuned.watch import MOST, Watch, name_of
 from staytuned.workspace import Workspace
 
+HOUR = (datetime.now(UTC).hour + 12) % 24  # of the schedule: not while the tests run
+
 pytestmark = pytest.mark.xdist_group("watch")
 
 
@@ -37,7 +40,7 @@ def asked(server: str, what: str, **wanted: Any) -> Any:
 def flow_runs(server: str, workspace: Workspace) -> list[dict[str, Any]]:
     """Those that are no mere plan, the oldest first."""
     wanted = {"deployments": {"name": {"any_": [name_of(workspace)]}}, "sort": "EXPECTED_START_TIME_ASC"}
-    return [run for run in asked(server, "flow_runs", **wanted) if not run["auto_scheduled"]]
+    return [run for run in asked(server, "flow_runs", **wanted) if "auto-scheduled" not in run["tags"]]
 
 
 def states(server: str, workspace: Workspace) -> list[str]:
@@ -64,6 +67,7 @@ def watched(
     folder = tmp_path_factory.mktemp("watched")
     workspace = Workspace(shutil.copytree(finished_road.root, folder / "road", symlinks=True))
     set_params(workspace, watch__settle_seconds=1.0, triggers__new_rows=150, train__epochs=5000, train__patience=10000)
+    set_params(workspace, watch__cron=f"17 {HOUR} * * *")
     with (folder / "log").open("w") as log:
         watch = subprocess.Popen(
             command("watch"), cwd=workspace.root, stdout=log, stderr=log, start_new_session=True, env=os.environ
@@ -81,11 +85,20 @@ def test_the_server_knows_the_deployment_and_plans_its_runs(watched: Any, prefec
     wanted = {"deployments": {"name": {"any_": [name_of(workspace)]}}}
     wait(lambda: asked(prefect_server, "deployments", **wanted), 60, log)
     (deployment,) = asked(prefect_server, "deployments", **wanted)
-    assert [schedule["schedule"]["cron"] for schedule in deployment["schedules"]] == ["0 3 * * *"]
+    assert [schedule["schedule"]["cron"] for schedule in deployment["schedules"]] == [f"17 {HOUR} * * *"]
     assert deployment["parameters"] == {"workspace": str(workspace.root), "only_if_needed": True}
-    wait(lambda: len(asked(prefect_server, "flow_runs", **wanted)) > 1, 60, log)
+    wait(lambda: asked(prefect_server, "flow_runs", **wanted), 60, log)
     planned = asked(prefect_server, "flow_runs", **wanted)
-    assert {(run["state_type"], run["expected_start_time"][11:16]) for run in planned} == {("SCHEDULED", "03:00")}
+    assert {(run["state_type"], run["expected_start_time"][11:16]) for run in planned} == {
+        ("SCHEDULED", f"{HOUR:02}:17")
+    }
+
+
+def test_it_asks_once_for_what_arrived_before(watched: Any, prefect_server: str) -> None:
+    workspace, _, log = watched
+    wait(lambda: states(prefect_server, workspace) == ["COMPLETED"], 100, log)
+    (entry,) = [entry for entry in Ledger(workspace.ledger).entries() if entry.kind == TRIGGER]
+    assert entry.facts["retrain"] is False and "0 of 150 new rows" in entry.facts["waiting"]
 
 
 def test_a_workspace_is_watched_once(watched: Any) -> None:
@@ -97,8 +110,8 @@ def test_a_file_that_arrives_leads_to_a_run_and_a_killed_run_is_taken_up(watched
     workspace, _, log = watched
     write_csv(workspace.root / "data" / "incoming" / "more.csv", make_rows(200, seed=1))
     wait(lambda: has_learnt(workspace), 200, log)
-    assert states(prefect_server, workspace) == ["RUNNING"]
-    (entry,) = [entry for entry in Ledger(workspace.ledger).entries() if entry.kind == TRIGGER]
+    assert states(prefect_server, workspace)[1:] == ["RUNNING"]
+    _, entry = [entry for entry in Ledger(workspace.ledger).entries() if entry.kind == TRIGGER]
     assert entry.facts["reasons"] == ["200 of 150 new rows"]
 
     flow, stage = process_of(workspace, "prefect.engine") or 0, stage_at_work(workspace, "train") or 0
@@ -107,8 +120,8 @@ def test_a_file_that_arrives_leads_to_a_run_and_a_killed_run_is_taken_up(watched
     os.kill(flow, signal.SIGKILL)
     assert select.select([ends], [], [], 30)[0], "the stage outlives its flow"
     os.close(ends)
-    took = wait(lambda: states(prefect_server, workspace)[1:] == ["RUNNING"], 90, log)
-    killed, taken_up = flow_runs(prefect_server, workspace)
+    took = wait(lambda: states(prefect_server, workspace)[2:] == ["RUNNING"], 90, log)
+    _, killed, taken_up = flow_runs(prefect_server, workspace)
     assert killed["state_type"] == "CRASHED" and killed["tags"] == ["arrival"] and taken_up["tags"] == ["taken up"]
     assert took < 90 and "ended before its time and is taken up" in log.read_text()
     assert serve.predict_text(workspace, "a lovely lamp").endswith("version 1")
@@ -116,7 +129,7 @@ def test_a_file_that_arrives_leads_to_a_run_and_a_killed_run_is_taken_up(watched
 
 def test_the_run_that_was_taken_up_comes_to_its_end(watched: Any, prefect_server: str) -> None:
     workspace, _, log = watched
-    wait(lambda: states(prefect_server, workspace)[1:] == ["COMPLETED"], 300, log)
+    wait(lambda: states(prefect_server, workspace)[2:] == ["COMPLETED"], 300, log)
     assert [entry.kind for entry in Ledger(workspace.ledger).entries()].count(DECISION) == 2
     assert (workspace.root / "data" / "incoming" / "done" / "more.csv").exists()
 
@@ -175,6 +188,20 @@ def test_what_a_killed_watch_left_running_is_taken_up(road: Workspace, prefect_s
 
     with_client(road, start_again)
     assert states(prefect_server, road) == ["CRASHED", "SCHEDULED"]
+
+
+def test_a_schedule_is_planned_once_and_anew_when_it_changes(road: Workspace, prefect_server: str) -> None:
+    async def plan_twice(watch: Watch, client: Any, deployment: UUID) -> list[str]:
+        await watch._forget_plan(client, deployment)
+        await watch._plan(client, deployment)
+        watch.planned = datetime.now(UTC)
+        await watch._plan(client, deployment)
+        runs = await watch._runs(client, deployment, 10, timedelta(days=2))
+        return [f"{run.expected_start_time:%H:%M}" for run in runs]
+
+    for minute in (11, 12):
+        set_params(road, watch__cron=f"{minute} {HOUR} * * *")
+        assert with_client(road, plan_twice) == [f"{HOUR:02}:{minute}"]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
     from prefect.runner import Runner
 
+SOON = timedelta(seconds=60)  # a run that waits for another is due again after 30
 POLL = 2  # seconds between looks at the folder, and at the flow runs
+PLANNED = "auto-scheduled"  # Prefect's own tag for what a schedule plans
 MOST = 3  # flow runs that crash in a row before the watch leaves it at that
 
 
@@ -67,7 +69,9 @@ class Watch:
         self.workspace = workspace
         self.params = params
         self.incoming = Incoming(workspace, params)
-        self.owed = False  # a flow run, for rows that have arrived
+        self.owed = True  # a flow run, for rows that have arrived, perhaps before the watch began
+        self.silent = False  # the server, when it was asked last
+        self.planned = datetime.min.replace(tzinfo=UTC)  # the next run by the schedule
         self.given_up: UUID | None = None  # the last flow run that crashed, where too many did
 
     async def run(self) -> None:
@@ -78,6 +82,7 @@ class Watch:
         runner = None if self.params.watch.work_pool else Runner(name="staytuned", query_seconds=POLL, limit=1)
         async with get_client() as client, asyncio.TaskGroup() as tasks:
             deployment = await self._deploy(runner)
+            await self._forget_plan(client, deployment)
             if runner:
                 await self._bury(client, deployment)
                 tasks.create_task(runner.start())
@@ -117,9 +122,34 @@ class Watch:
             if self.owed:
                 await client.create_flow_run_from_deployment(deployment, tags=["arrival"])
                 self.owed = False
+            await self._plan(client, deployment)
             await self._take_up(client, deployment)
+            self.silent = False
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
-            alerts.log.warning("the Prefect server did not answer: %r; it is asked again", error)
+            if not self.silent:
+                alerts.log.warning("the Prefect server did not answer: %r; it is asked again", error)
+            self.silent = True
+
+    async def _plan(self, client: "PrefectClient", deployment: UUID) -> None:
+        """Plan the next run by the schedule, under the key that the server's own plan would have: it is made once.
+
+        The server is to do that, but Prefect 3.8.8 fails at it with SQLAlchemy 2.1.
+        """
+        from prefect.server.schemas.schedules import CronSchedule
+        from prefect.states import Scheduled
+
+        now = datetime.now(UTC)
+        if self.params.watch.cron is None or self.planned > now:
+            return
+        (schedule,) = (await client.read_deployment(deployment)).schedules
+        (date,) = await CronSchedule(cron=self.params.watch.cron).get_dates(1, start=now)
+        await client.create_flow_run_from_deployment(
+            deployment,
+            state=Scheduled(scheduled_time=date),
+            idempotency_key=f"scheduled {deployment} {schedule.id} {date}",
+            tags=[PLANNED],
+        )
+        self.planned = date
 
     async def _bury(self, client: "PrefectClient", deployment: UUID) -> None:
         """Runs die with the watch that runs them; if that was killed, the server still takes them for alive."""
@@ -129,6 +159,13 @@ class Watch:
             if run.state and (run.state.is_running() or run.state.is_pending()):
                 message = "the watch that ran it has ended"
                 await client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+
+    async def _forget_plan(self, client: "PrefectClient", deployment: UUID) -> None:
+        """Take back what an earlier watch planned, perhaps by another schedule; the server does so with its own."""
+        for run in await self._runs(client, deployment, 200, timedelta(days=3660)):
+            planned = run.expected_start_time
+            if PLANNED in run.tags and not run.auto_scheduled and planned and planned > datetime.now(UTC):
+                await client.delete_flow_run(run.id)
 
     async def _take_up(self, client: "PrefectClient", deployment: UUID) -> None:
         """If the newest run died, start another, unless the last ones all did."""
@@ -145,15 +182,18 @@ class Watch:
             text = f"flow run {last.name!r} ended before its time and is taken up: {state and state.message}"
         alerts.send(self.params, "failed run", text)
 
-    async def _runs(self, client: "PrefectClient", deployment: UUID, most: int) -> "list[FlowRun]":
-        """The deployment's runs, the newest first: those that are due, and those that wait a little for another."""
+    async def _runs(
+        self, client: "PrefectClient", deployment: UUID, most: int, ahead: timedelta = SOON
+    ) -> "list[FlowRun]":
+        """The deployment's runs, the newest first: those that are due, or wait a little for another, or are ahead."""
         from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
         from prefect.client.schemas.sorting import FlowRunSort
 
-        soon = datetime.now(UTC) + timedelta(seconds=60)
         return await client.read_flow_runs(
             deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment]}}),
-            flow_run_filter=FlowRunFilter.model_validate({"expected_start_time": {"before_": soon}}),
+            flow_run_filter=FlowRunFilter.model_validate(
+                {"expected_start_time": {"before_": datetime.now(UTC) + ahead}}
+            ),
             sort=FlowRunSort.EXPECTED_START_TIME_DESC,
             limit=most,
         )
