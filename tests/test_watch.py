@@ -25,7 +25,7 @@ from staytuned.errors import ParamsError
 from staytuned.params import Params
 from staytuned.registry.ledger import DECISION, Ledger
 from staytuned.situation import TRIGGER
-from staytuned.watch import MOST, Watch, name_of
+from staytuned.watch import MOST, PLANNED, Watch, name_of
 from staytuned.workspace import Workspace
 
 HOUR = (datetime.now(UTC).hour + 12) % 24  # of the schedule: not while the tests run
@@ -40,7 +40,7 @@ def asked(server: str, what: str, **wanted: Any) -> Any:
 def flow_runs(server: str, workspace: Workspace) -> list[dict[str, Any]]:
     """Those that are no mere plan, the oldest first."""
     wanted = {"deployments": {"name": {"any_": [name_of(workspace)]}}, "sort": "EXPECTED_START_TIME_ASC"}
-    return [run for run in asked(server, "flow_runs", **wanted) if "auto-scheduled" not in run["tags"]]
+    return [run for run in asked(server, "flow_runs", **wanted) if PLANNED not in run["tags"]]
 
 
 def states(server: str, workspace: Workspace) -> list[str]:
@@ -87,9 +87,12 @@ def test_the_server_knows_the_deployment_and_plans_its_runs(watched: Any, prefec
     (deployment,) = asked(prefect_server, "deployments", **wanted)
     assert [schedule["schedule"]["cron"] for schedule in deployment["schedules"]] == [f"17 {HOUR} * * *"]
     assert deployment["parameters"] == {"workspace": str(workspace.root), "only_if_needed": True}
-    wait(lambda: asked(prefect_server, "flow_runs", **wanted), 60, log)
-    planned = asked(prefect_server, "flow_runs", **wanted)
-    assert {(run["state_type"], run["expected_start_time"][11:16]) for run in planned} == {
+
+    def planned() -> list[dict[str, Any]]:
+        return [run for run in asked(prefect_server, "flow_runs", **wanted) if PLANNED in run["tags"]]
+
+    wait(planned, 60, log)
+    assert {(run["state_type"], run["expected_start_time"][11:16]) for run in planned()} == {
         ("SCHEDULED", f"{HOUR:02}:17")
     }
 
