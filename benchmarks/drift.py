@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy
@@ -55,7 +56,7 @@ class Rows:
         count = int((sizes[documents].cumsum() <= most).sum())
         return numpy.concatenate([self.places[name] for name in documents[:count]])
 
-    @property
+    @cached_property
     def places(self) -> dict[str, numpy.ndarray]:
         """Rows of each document."""
         return self.frame.groupby("group").indices

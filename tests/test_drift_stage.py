@@ -1,16 +1,22 @@
 """The drift stage: what it compares, what it says, what it leaves behind."""
 
 import random
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
+from shell import staytuned
+from test_road import run
 from tiny import make_rows, make_workspace, set_params, write_csv
 
 from staytuned.data import batches
 from staytuned.data.readers import Reader
-from staytuned.files import read_json, write_json
+from staytuned.files import read_json, sha256, write_json
 from staytuned.params import Params
 from staytuned.stages import drift, encode, split, train, validate
 from staytuned.workspace import Workspace
@@ -51,7 +57,7 @@ def pin(workspace: Workspace) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A champion on 600 rows, nothing since."""
     workspace = make_workspace(tmp_path_factory.mktemp("drift") / "made")
-    set_params(workspace, train__epochs=2, drift__draws=200, drift__window=120)
+    set_params(workspace, train__epochs=2, split__test=0.3, drift__draws=200, drift__window=120)
     (workspace.var).mkdir()
     add(workspace, alike()[0])
     params = Params.read(workspace.params)
@@ -66,17 +72,28 @@ def workspace(made: Workspace, tmp_path: Path) -> Workspace:
     return Workspace(shutil.copytree(made.root, tmp_path / "copy", symlinks=True))
 
 
+CHECKS = {"domain_classifier", "embeddings", "text_length", "unknown_words", "labels", "answers", "confidence"}
+
+
 def strange(count: int) -> list[dict[str, str]]:
     """Rows of another kind: one word over and over, one label."""
     rows = make_rows(count, seed=1)
-    return [row | {"text": f"awful noise {'overall ' * 5}", "label": "negative", "source": "street"} for row in rows]
+    return [
+        row | {"text": f"{row['text']} overall overall <b>", "label": "negative", "source": "street"} for row in rows
+    ]
 
 
 def test_rows_of_the_same_kind_are_no_drift(workspace: Workspace) -> None:
     add(workspace, alike()[1])
     report = drifted(workspace)
+    assert report["skipped"] == {} and set(report["checks"]) == CHECKS
+    assert report["reference"]["rows"] >= 590  # of all sides but those kept out
+    low, high = report["estimated_accuracy"]["interval"]
+    assert 0 <= low <= report["estimated_accuracy"]["value"] <= high <= 1
+    low, high = report["window"]["interval"]
+    assert low <= report["window"]["metric"] <= high and report["reference"]["metric"] > 0
     assert report["champion"] == 3 and report["enough"] and not report["alarm"]
-    assert report["window"]["rows"] == 120 and report["window"]["groups"] == 30
+    assert 115 <= report["window"]["rows"] <= 120 and report["window"]["groups"] == 30
     assert report["said"].startswith("No drift")
 
 
@@ -85,3 +102,96 @@ def test_rows_of_another_kind_are(workspace: Workspace) -> None:
     report = drifted(workspace)
     assert report["alarm"] and report["checks"]["domain_classifier"]["alarm"] and report["checks"]["labels"]["alarm"]
     assert "told apart by a classifier" in report["said"]
+
+
+def test_the_window_is_of_the_newest_batches_and_the_reference_of_the_champions(workspace: Workspace) -> None:
+    champions = batches.manifest(workspace)[0].batch[:16]
+    assert read_json(workspace.pin / "champion" / "staytuned.json")["batches"] == [champions]
+    for seed in (1, 2):
+        add(workspace, make_rows(80, seed=seed))
+    report = drifted(workspace)
+    assert report["window"]["batches"] == [batch.batch[:16] for batch in batches.manifest(workspace)[1:]]
+    assert report["window"]["rows"] == 120  # the whole last batch, and half of the one before
+
+
+def test_without_later_rows_there_is_nothing_to_compare(workspace: Workspace) -> None:
+    report = drifted(workspace)
+    assert not report["enough"] and not report["alarm"] and report["checks"] == {}
+    assert report["said"] == "No row has come since version 3 was trained."
+
+
+def test_few_groups_are_not_enough_to_say(workspace: Workspace) -> None:
+    add(workspace, make_rows(16, seed=1))  # four documents
+    report = drifted(workspace)
+    assert not report["enough"] and report["said"].startswith("Not enough to say: 16 new rows in 4 groups")
+
+
+def test_answers_are_not_compared_where_the_champion_knew_nearly_all_of_the_reference(workspace: Workspace) -> None:
+    set_params(workspace, drift__reference=200)
+    add(workspace, alike()[1])
+    report = drifted(workspace)
+    assert report["enough"] and set(report["checks"]) == CHECKS - {"answers", "confidence"}
+    assert "not trained on" in report["skipped"]["answers"]
+    assert report["estimated_accuracy"] is None and report["reference"]["metric"] is None
+    assert report["window"]["metric"] is not None
+
+
+def test_without_a_champion_it_says_so_and_loads_no_torch(workspace: Workspace) -> None:
+    shutil.rmtree(workspace.pin)
+    code = (
+        "import sys; from staytuned.workspace import Workspace; from staytuned.params import Params\n"
+        "from staytuned.stages import drift; space = Workspace.find()\n"
+        "drift.run(space, Params.read(space.params)); print('torch' in sys.modules, 'matplotlib' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=workspace.root, capture_output=True, text=True)
+    assert done.stdout == "False False\n", done.stderr
+    report = read_json(workspace.drift / "drift.json")
+    assert report["champion"] is None and not report["enough"] and not report["alarm"]
+    assert "no champion yet" in (workspace.drift / "report.html").read_text()
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("spoil", ["gone", "torn", "as they are"])
+def test_the_same_rows_give_the_same_bytes_whatever_is_in_the_piece_store(workspace: Workspace, spoil: str) -> None:
+    add(workspace, alike()[1])
+    drifted(workspace)
+    first = files(workspace.drift)
+    pieces = sorted((workspace.pieces / "drift").iterdir())
+    assert [piece.name for piece in pieces] == ["embeddings.npz", "reference.npz", "window.npz"]
+    for piece in pieces:
+        if spoil == "gone":
+            piece.unlink()
+        elif spoil == "torn":
+            piece.write_bytes(piece.read_bytes()[: piece.stat().st_size // 2])
+    shutil.rmtree(workspace.drift)
+    drifted(workspace)
+    assert files(workspace.drift) == first
+
+
+def test_the_page_shows_what_moved_and_loads_nothing_from_elsewhere(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    add(workspace, strange(300))
+    capfd.readouterr()
+    report = drifted(workspace)
+    page = (workspace.drift / "report.html").read_text()
+    assert not re.search(r"(src|href)=.?(https?:|//|/|\w+\.(js|css|png))|@import|url\(", page)
+    assert page.count("data:image/png;base64,") == len(report["checks"])
+    for shown in ("street", "overall, ", "overall &lt;b&gt;", report["said"]):
+        assert shown in page
+    assert "<b>" not in page
+    assert "overall" not in "".join(capfd.readouterr())  # texts are for the page, not for the log
+
+
+def test_after_one_more_arrival_dvc_says_what_drifted(road: Workspace) -> None:
+    file = write_csv(road.root / "new.csv", strange(100))
+    assert staytuned(road, "ingest", file).returncode == 0
+    run(road, "dvc", "repro", "drift")
+    report = read_json(road.drift / "drift.json")
+    assert report["champion"] == 1 and report["alarm"] and report["window"]["rows"] == 100
+    stages = YAML(typ="safe").load(road.lock)["stages"]
+    assert "drift" in stages
+    assert "didn't change" in run(road, "dvc", "repro", "drift")
