@@ -1,5 +1,6 @@
 """Drift, part by part: statistics against plain code, thresholds where nothing drifts, what is kept."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from scipy.stats import ks_2samp
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 from tiny import make_base
+from tiny_generators import make_decoder, make_encoder_decoder, make_masked
 
 from staytuned.drift import checks
 from staytuned.drift.accuracy import estimated_accuracy
@@ -321,3 +323,11 @@ def test_embeddings_are_the_same_whatever_was_kept(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
     assert (embedded([*texts, "swift"], base, 16, tmp_path / "pieces") == one_more).all()
     assert not (embedded(texts, base, 4, tmp_path / "pieces") == first).all()  # cut shorter
+
+
+@pytest.mark.parametrize("make", [make_decoder, make_encoder_decoder, make_masked])
+def test_base_models_that_are_no_plain_encoders_embed_too(tmp_path: Path, make: Callable[[Path, str], Path]) -> None:
+    base = make(tmp_path / "base", "the lamp is bright and the desk is grey")
+    vectors = embedded(["the lamp", "the desk is grey"], base, 16, tmp_path / "pieces")
+    assert numpy.linalg.norm(vectors, axis=1) == pytest.approx(numpy.ones(2))
+    assert numpy.abs(vectors[0] - vectors[1]).max() > 1e-3

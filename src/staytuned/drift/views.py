@@ -10,6 +10,8 @@ from staytuned.drift import checks
 from staytuned.drift.calibration import Check
 from staytuned.modelling.words import WORD
 
+WORDS = regex.compile(WORD)
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -46,7 +48,7 @@ def texts_of(frame: pandas.DataFrame) -> list[str]:
 
 def words_in(text: str) -> list[str]:
     """The words of a text without case, as often as they stand there."""
-    found: list[str] = regex.findall(WORD, text.casefold())
+    found: list[str] = WORDS.findall(text.casefold())
     return found
 
 

@@ -16,7 +16,9 @@ def telling_words(reference: Iterable[str], window: Iterable[str], most: int) ->
     By the log-odds ratio with a Dirichlet prior of all words, in standard deviations (Monroe, Colaresi & Quinn 2008,
     section 3.5.1).
     """
-    counts = [Counter(word for text in texts for word in words_in(text)) for texts in (reference, window)]
+    counts = [
+        Counter(word for text in texts for word in words_in(text) if word[0].isalnum()) for texts in (reference, window)
+    ]
     names = sorted(set().union(*counts))
     if not names:
         return [], []

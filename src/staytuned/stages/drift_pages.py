@@ -1,6 +1,8 @@
 """Drift for people: what moved, which words and sources, which rows; one page that loads nothing from elsewhere."""
 
 import base64
+import itertools
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +11,7 @@ import numpy
 import pandas
 
 from staytuned.drift.checks import domain_scores
-from staytuned.drift.views import Compared, texts_of
+from staytuned.drift.views import Compared, texts_of, words_in
 from staytuned.drift.words import telling_words
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ def write_pages(folder: Path, report: dict[str, Any], rows: Compared | None) -> 
         texts = pandas.Series(texts_of(rows.frame))
         more, less = telling_words(texts[~rows.in_window], texts[rows.in_window], WORDS)
         seen = {"more": more, "less": less, "sources": _sources(rows, scores), "examples": _examples(rows, scores)}
-        seen["pictures"] = _pictures(folder, report, rows, scores, more[:BARS])
+        seen["pictures"] = _pictures(folder, report, rows, scores, texts)
     template = jinja2.Environment(autoescape=True).from_string(PAGE)
     (folder / "report.html").write_text(template.render(**report, **seen, figure=_figure), encoding="utf-8")
 
@@ -111,7 +113,7 @@ def _examples(rows: Compared, scores: numpy.ndarray) -> list[dict[str, Any]]:
 
 
 def _pictures(
-    folder: Path, report: dict[str, Any], rows: Compared, scores: numpy.ndarray, words: list[str]
+    folder: Path, report: dict[str, Any], rows: Compared, scores: numpy.ndarray, texts: pandas.Series
 ) -> dict[str, str]:
     """A picture for each check, by its title, as text for the page."""
     import matplotlib
@@ -123,8 +125,8 @@ def _pictures(
     draw: dict[str, Any] = {
         "domain_classifier": lambda axes: _histogram(axes, scores, inside, "score of the classifier"),
         "embeddings": lambda axes: _map(axes, rows.vectors, inside),
-        "text_length": lambda axes: _histogram(axes, frame["text"].str.len().to_numpy(), inside, "characters"),
-        "unknown_words": lambda axes: _words(axes, rows, words),
+        "text_length": lambda axes: _histogram(axes, texts.str.len().to_numpy(), inside, "characters"),
+        "unknown_words": lambda axes: _new_words(axes, texts, inside),
         "labels": lambda axes: _bars(axes, frame["label"].fillna("").to_numpy(), inside),
     }
     said = rows.answers
@@ -170,11 +172,13 @@ def _bars(axes: "Axes", values: Any, inside: numpy.ndarray) -> None:
     _pairs(axes, list(names), [[(part == name).mean() for name in names] for part in (values[~inside], values[inside])])
 
 
-def _words(axes: "Axes", rows: Compared, words: list[str]) -> None:
-    """Share of the rows that hold each of the words that the window has more of."""
-    texts = pandas.Series(texts_of(rows.frame)).str.casefold()
-    has = {word: texts.str.contains(word, regex=False).to_numpy() for word in words}
-    _pairs(axes, words, [[has[word][part].mean() for word in words] for part in (~rows.in_window, rows.in_window)])
+def _new_words(axes: "Axes", texts: pandas.Series, inside: numpy.ndarray) -> None:
+    """Words that the reference lacks, those in most rows of the window."""
+    words = [set(words_in(text)) for text in texts]
+    known = set().union(*itertools.compress(words, ~inside))
+    counts = Counter(word for held in itertools.compress(words, inside) for word in sorted(held - known))
+    names = [word for word, _ in counts.most_common(BARS)]
+    _pairs(axes, names, [[0.0] * len(names), [counts[name] / inside.sum() for name in names]])
 
 
 def _pairs(axes: "Axes", names: list[str], shares: list[list[float]]) -> None:
