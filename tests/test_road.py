@@ -258,7 +258,7 @@ def test_the_clone_is_a_workspace_whose_second_run_finds_nothing_to_do(
     tiny_params(clone)
     shutil.copytree(finished_road.root / "base-models", tmp_path / "base-models")
     run(clone, "git", "init", "-q")
-    assert stage_order(clone) == ["validate", "split", "encode", "train", "evaluate"]
+    assert stage_order(clone) == ["validate", "split", "drift", "encode", "train", "evaluate"]
     assert staytuned(clone, "ingest", finished_road.root / "rows.csv").returncode == 0
     done = staytuned(clone, "run")
     assert done.returncode == 0, done.stdout + done.stderr
