@@ -77,7 +77,7 @@ def test_status_shows_drift_as_it_was_measured_and_what_the_next_training_waits_
 def test_history_shows_every_entry_and_that_it_is_sealed_and_witnessed(road: Workspace) -> None:
     shown = said(road, "history")
     entries = Ledger(road.ledger).entries()
-    assert "none → 1" in shown and "1 → 2" in shown and "promotion gate" in shown
+    assert "promotion (gate): version none → 1" in shown and "promotion (gate): version 1 → 2" in shown
     promoted = last(road, CONFIRMATION).number
     assert f"{len(entries)} entries, each with its seal; witnessed up to entry {promoted} by" in shown
 

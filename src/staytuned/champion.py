@@ -13,7 +13,7 @@ from staytuned.params import Params
 from staytuned.progress import busy
 from staytuned.registry import pin
 from staytuned.registry.ledger import DECISION, PROMOTION, Entry, Ledger
-from staytuned.registry.promotion import BY_HAND, ROLLBACK, check_heads, line, move, promotions, unconfirmed
+from staytuned.registry.promotion import BY_HAND, GATE, ROLLBACK, check_heads, line, move, promotions, unconfirmed
 from staytuned.registry.versions import KEY, WEIGHTS, Registry
 from staytuned.workspace import Workspace
 
@@ -85,25 +85,29 @@ def history(workspace: Workspace) -> None:
     if not entries:
         print("the ledger is empty: nothing was decided yet")
         return
-    table = Table("", "when", "who", "what", "version", "why", title="ledger", title_justify="left")
     for entry in entries:
-        table.add_row(str(entry.number), _time(entry), entry.who, *_said(entry))
-    Console().print(table)
+        print(f"{entry.number:4}  {_time(entry)}  {entry.who}  {_said(entry)}")
+        for reason in _why(entry):
+            print(f"      {reason}")
     with busy("asking the registry"):
         head = check_heads(Registry(workspace, params), ledger)
     witnessed = f"up to entry {head} by the tags of the registry's versions" if head else "by no version's tag yet"
     print(f"{len(entries)} entries, each with its seal; witnessed {witnessed}")
 
 
-def _said(entry: Entry) -> tuple[str, str, str]:
-    """What was done, from which version to which, and why."""
+def _said(entry: Entry) -> str:
+    """What was done, and from which version to which."""
     facts = entry.facts
-    what = facts.get("cause") or facts.get("outcome") or ""
-    versions = str(facts.get("version", ""))
     if entry.kind == PROMOTION:
-        versions = f"{facts['before'] or 'none'} → {facts['version']}"
-    why = facts.get("why") or facts.get("reasons") or []
-    return f"{entry.kind} {what}".strip(), versions, "\n".join(why)
+        return f"promotion ({facts['cause']}): version {facts['before'] or 'none'} → {facts['version']}"
+    return f"{entry.kind} {facts.get('outcome') or facts.get('version') or ''}".rstrip()
+
+
+def _why(entry: Entry) -> list[str]:
+    """The reasons; those of a promotion by the gate stand at its decision."""
+    if entry.facts.get("cause") == GATE:
+        return []
+    return list(entry.facts.get("why") or entry.facts.get("reasons") or [])
 
 
 def rollback(workspace: Workspace, why: str | None) -> None:

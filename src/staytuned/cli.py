@@ -150,6 +150,16 @@ def promote(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     champion.promote(workspace, arguments.version, arguments.why)
 
 
+def rebuild(workspace: "Workspace", arguments: argparse.Namespace) -> None:
+    """Train a registered version again, from what it carries, and compare.
+
+    Example: staytuned rebuild 1
+    """
+    from staytuned import rebuild as building
+
+    building.rebuild(workspace, arguments.version, arguments.folder)
+
+
 def ui(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     """Serve the pages of MLflow and Prefect on loopback until Ctrl-C.
 
@@ -184,7 +194,7 @@ def init(workspace: "Workspace", arguments: argparse.Namespace) -> None:
 
 COMMANDS: list[Command] = [
     *(run, ingest, readmit, example, watch, predict),
-    *(status, history, rollback, promote, sync),
+    *(status, history, rollback, promote, rebuild, sync),
     *(compare, backtest, demo, ui, init),
 ]
 POLICIES = ["never", "staytuned", "periodic-3", "scratch"]
@@ -237,6 +247,9 @@ def parser() -> argparse.ArgumentParser:
         elif command is promote:
             sub.add_argument("version", type=int)
             sub.add_argument("--why", metavar="TEXT", required=True, help="what the ledger says about it")
+        elif command is rebuild:
+            sub.add_argument("version", type=int)
+            sub.add_argument("folder", type=path, nargs="?", help="to build in; default: one that is gone afterwards")
         elif command is init:
             sub.add_argument("folder", type=path)
             sub.add_argument("--task", default="text-classification", help="what is learned; an unknown one lists all")

@@ -15,7 +15,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from staytuned.entry_points import task_files
-from staytuned.errors import BusyError, DataError, RegistryError, StageError, disk_full, is_full
+from staytuned.errors import BusyError, DataError, MissingError, RegistryError, StageError, disk_full, is_full
 from staytuned.files import sha256, write_text
 from staytuned.workspace import Workspace
 
@@ -165,6 +165,20 @@ def push(workspace: Workspace) -> int:
             raise RegistryError(
                 f"the DVC remote could not be written: {cause}; check `dvc remote list`, then run again"
             ) from error
+
+
+def pull(workspace: Workspace, pointers: list[str]) -> None:
+    """Fetch the data that pointers name from the DVC remote.
+
+    Raises:
+        MissingError: it is not there.
+    """
+    with opened(workspace) as repo:
+        try:
+            repo.pull(pointers)
+        except Exception as error:  # DVC lets the storage's own errors through
+            cause = next(iter(_transfers.failures), error)
+            raise MissingError(f"the DVC remote does not have what {', '.join(pointers)} name: {cause}") from error
 
 
 def pin_code(workspace: Workspace) -> None:

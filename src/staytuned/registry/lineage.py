@@ -13,6 +13,20 @@ from staytuned.files import read_json, write_json
 from staytuned.params import Params
 from staytuned.workspace import Workspace
 
+PACKAGES = "packages.txt"
+
+
+def installed() -> list[str]:
+    """Name and version of every package here."""
+    return sorted({f"{dist.name}=={dist.version}" for dist in importlib.metadata.distributions()})
+
+
+def surroundings() -> dict[str, str]:
+    """What of this machine may change the bits of what is trained on it, beside the packages."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+    return {"python": platform.python_version(), "machine": platform.machine(), "processor": processor}
+
 
 def collect(workspace: Workspace, params: Params, folder: Path) -> dict[str, Any]:
     """Write the files into ``folder`` and return the short record, which is among them as ``lineage.json``."""
@@ -26,8 +40,7 @@ def collect(workspace: Workspace, params: Params, folder: Path) -> dict[str, Any
     ):
         if path.exists():
             shutil.copy(path, folder)
-    packages = sorted({f"{dist.name}=={dist.version}" for dist in importlib.metadata.distributions()})
-    (folder / "packages.txt").write_text("\n".join(packages) + "\n")
+    (folder / PACKAGES).write_text("\n".join(installed()) + "\n")
     commit, patch = git_state(workspace.root)
     (folder / "dirty.patch").write_bytes(patch)
     candidate = read_json(workspace.candidate / "staytuned.json")
@@ -37,8 +50,8 @@ def collect(workspace: Workspace, params: Params, folder: Path) -> dict[str, Any
         "seed": params.train.seed,
         "threads": params.train.threads,
         "base": candidate["base"],
-        "python": platform.python_version(),
-        "machine": platform.machine(),
+        "tolerance": params.gate.margin,  # of the first metric, where a rebuilt version cannot be the same bit for bit
+        **surroundings(),
     }
     write_json(folder / "lineage.json", record)
     return record

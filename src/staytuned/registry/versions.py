@@ -208,6 +208,13 @@ class Registry:
         uri = f"models:/{self.model}/{version}"
         return Path(self.mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
 
+    @answering()
+    def lineage(self, version: int, folder: Path) -> tuple[Path, dict[str, float]]:
+        """What the run of a version says about how to build it again, fetched into ``folder``; and its metrics."""
+        run_id = self.client.get_model_version(self.model, str(version)).run_id
+        place = self.mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="lineage", dst_path=str(folder))
+        return Path(place), dict(self.client.get_run(run_id).data.metrics)
+
     def model_folder(self, version: int) -> Path:
         """A local copy of a version's model folder, fetched when it is not there yet."""
         kept = self.workspace.version(version)

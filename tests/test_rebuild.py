@@ -1,0 +1,41 @@
+"""A registered version can be built again from what it carries, and it is said what was compared."""
+
+import shutil
+
+from shell import staytuned
+from test_bad_road import refused
+from tiny import set_params
+
+from staytuned.files import read_json, write_json
+from staytuned.workspace import Workspace
+
+
+def test_on_the_same_machine_the_weights_are_the_same_to_the_last_bit_whatever_became_of_the_workspace(
+    road: Workspace,
+) -> None:
+    set_params(road, train__seed=8)  # the version carries its own
+    shutil.rmtree(road.candidate)
+    shutil.rmtree(road.batches)
+    before = road.ledger.read_bytes()
+    done = staytuned(road, "rebuild", "1", road.root.parent / "rebuilt")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "version 1 was built again: the SHA-256 of the weights is the same" in done.stdout
+    rebuilt = Workspace(road.root.parent / "rebuilt")
+    assert read_json(rebuilt.candidate / "staytuned.json")["train"]["seed"] == 7
+    assert road.ledger.read_bytes() == before and not road.candidate.exists()
+    refused(staytuned(road, "rebuild", "1", rebuilt.root), 65, "is not empty")
+
+
+def test_elsewhere_the_metrics_are_compared_and_it_is_said_why(road: Workspace) -> None:
+    (lineage,) = (road.var / "mlflow-artifacts").rglob("lineage.json")
+    write_json(lineage, read_json(lineage) | {"processor": "another"})
+    done = staytuned(road, "rebuild", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "so the metrics are compared: processor is " in done.stdout and "not another" in done.stdout
+    assert "version 1 was built again, and is worth the same: macro-F1" in done.stdout
+
+
+def test_without_its_data_or_without_such_a_version_a_rebuild_is_refused(road: Workspace) -> None:
+    refused(staytuned(road, "rebuild", "9"), 66, "the registry has no version 9")
+    shutil.rmtree(road.var / "remote")
+    refused(staytuned(road, "rebuild", "1"), 66, "the DVC remote does not have what")
