@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-# The URL of a server on which databases may be made; else one is started, if its programs are installed.
+# The URL of a server on which databases may be made, as postgresql+psycopg://me@host/{}; {} is for the database's name.
+# Where none is given, a server is started, if its programs are installed.
 POSTGRES = "STAYTUNED_TEST_POSTGRES"
 DRIVER = "postgresql+psycopg://"
 
