@@ -119,6 +119,7 @@ def tiny_params(workspace: Workspace, **changes: Any) -> None:
         "train__learning_rate": 6e-3,
         "train__head_learning_rate": 6e-3,
         "train__patience": 12,
+        "train__evaluations_per_epoch": 2,
         "train__dropout": 0.0,
         "train__threads": 1,
         "evaluate__bootstrap": 200,

@@ -25,6 +25,7 @@ OWN_DATA = {  # the example's params, less the example: a label column, no furth
         "example": None,
         "columns": {"text": "text", "label": "label", "id": None, "source": None, "group": None, "keep": []},
     },
+    "split": {"validation": 0.08},  # few rows need a larger share to choose by
     "gate": {"sources": {"bounds": {}}},
     "compare": {"descriptions": {}},
 }
