@@ -37,7 +37,7 @@ from staytuned.stages.drift import check
 PARAMS = Params.read(Path(__file__).parents[1] / "params.yaml")
 REFERENCE, WINDOW, ARRIVAL = 900, 500, 100  # rows
 NULLS, REPEATS = 1000, {"film": 100, "tweet": 50, "editorial": 50}
-SHIFTED = 20  # repeats of each injected shift
+SHIFTED = 10  # repeats of each injected shift
 OTHERS = 1200  # rows of each of the other sources
 POSITIVE_LEFT, TYPOS, NEWCOMERS, TOPIC = 0.5, 0.1, 0.3, 60
 

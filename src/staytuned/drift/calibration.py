@@ -23,13 +23,9 @@ class Verdict:
     """What became of one check."""
 
     value: float
-    threshold: float | None  # from which on it alone gives the alarm; None: no value of it can, on so few groups
+    threshold: float | None  # from which on it gives the alarm; None: no value of it can, on so few groups
     p: float  # how often it is at least so large where nothing drifted
-
-    @property
-    def alarm(self) -> bool:
-        """Whether this check gives the alarm."""
-        return self.threshold is not None and self.value >= self.threshold
+    alarm: bool
 
 
 def partings(rows: numpy.ndarray, window: numpy.ndarray, fixed: numpy.ndarray, draws: int, seed: int) -> numpy.ndarray:
@@ -63,7 +59,8 @@ def judge(checks: dict[str, Check], windows: numpy.ndarray, level: float) -> tup
     """What each check says of the window, and whether they say together that something drifted.
 
     The trigger is the smallest p of all checks, compared with the smallest p of each window that was drawn (Westfall &
-    Young 1993, section 2.3): however much the checks overlap, it is wrong as often as ``level`` says.
+    Young 1993, section 2.3): however much the checks overlap, it is wrong as often as ``level`` says. Of windows with
+    the same smallest p, which are many, the one whose second is smaller goes first, and so on.
 
     Args:
         checks: By name.
@@ -72,14 +69,16 @@ def judge(checks: dict[str, Check], windows: numpy.ndarray, level: float) -> tup
     """
     table = numpy.stack([check.statistic(check.values, check.groups, windows) for check in checks.values()])
     p = numpy.stack([_tail(row) for row in table])
-    smallest = numpy.sort(p.min(axis=0))
-    alarming = smallest[_tail(-smallest) <= level]  # the largest is the bound
-    bound = alarming[-1] if len(alarming) else 0.0
+    smallest_first = numpy.sort(p, axis=0).T
+    _, place, counts = numpy.unique(smallest_first, axis=0, return_inverse=True, return_counts=True)
+    alarming = counts.cumsum()[place.ravel()] <= level * len(place.ravel())
+    bound = smallest_first[alarming, 0].max(initial=0.0)
     found = {}
     for name, row, tail in zip(checks, table, p, strict=True):
         beyond = row[tail <= bound]
-        found[name] = Verdict(float(row[0]), float(beyond.min()) if len(beyond) else None, float(tail[0]))
-    return found, bool(p[:, 0].min() <= bound)
+        threshold = float(beyond.min()) if len(beyond) else None
+        found[name] = Verdict(float(row[0]), threshold, float(tail[0]), bool(alarming[0] and tail[0] <= bound))
+    return found, bool(alarming[0])
 
 
 def _tail(values: numpy.ndarray) -> numpy.ndarray:

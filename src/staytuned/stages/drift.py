@@ -31,7 +31,7 @@ def run(workspace: Workspace, params: Params) -> None:
     report = empty_report(champion and champion["version"], tasks.load(params).metrics[0].name)
     rows = None
     if champion:
-        known = read_json(workspace.pin / "champion" / "staytuned.json")["batches"]
+        known = read_json(workspace.pin / "champion" / "staytuned.json").get("batches", [])  # older ones do not say
         reference, window = reference_and_window(workspace, known, params.drift)
         for name, frame in (("reference", reference), ("window", window)):
             report[name] |= {"rows": len(frame), "groups": int(frame["group"].nunique())}
@@ -145,7 +145,7 @@ def check(rows: Compared, options: Drift, report: dict[str, Any]) -> None:
     checks = checks_of(rows)
     found, report["alarm"] = judge(checks, partings(sizes, window, fixed, options.draws, options.seed), options.level)
     for name, verdict in found.items():
-        report["checks"][name] = {"title": checks[name].title, "alarm": verdict.alarm, **vars(verdict)}
+        report["checks"][name] = {"title": checks[name].title, **vars(verdict)}
 
 
 Asked = tuple[pandas.DataFrame, Said]
