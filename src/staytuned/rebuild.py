@@ -48,7 +48,7 @@ def rebuild(workspace: Workspace, version: int, folder: Path | None) -> None:
             code = registry.fetch(version, Path(scratch) / "model") / "code"
             _furnish(workspace, place, lineage)
         _train(place, code, "train")
-        changed = _changed(lineage)
+        changed = _changed(lineage, place)
         if not changed:
             print(_compared_weights(version, tags[WEIGHTS], sha256(place.candidate / "model.safetensors")))
         else:
@@ -65,7 +65,7 @@ def _furnish(workspace: Workspace, place: Workspace, lineage: Path) -> None:
         shutil.copy(lineage / name, place.root / target)
     for pointer in lineage.glob("*.dvc"):
         shutil.copy(pointer, place.root / "data")
-    for folder in Params.read(place.params).model.folders:
+    for folder in _yaml(place.params)["model"]["folders"]:  # its params may not be what this code calls valid
         if not (place.root / folder).exists():
             (place.root / folder).symlink_to(workspace.root / folder)
     shutil.copytree(workspace.root / ".dvc", place.root / ".dvc", ignore=lambda *_: {"cache", "tmp", "config.local"})
@@ -78,7 +78,7 @@ def _furnish(workspace: Workspace, place: Workspace, lineage: Path) -> None:
 
 def _before(place: Workspace, last: str) -> list[str]:
     """The stages of dvc.yaml that a stage needs, each after those that it needs, and itself."""
-    stages = YAML(typ="safe", pure=True).load(place.root / "dvc.yaml")["stages"]
+    stages = _yaml(place.root / "dvc.yaml")["stages"]
     kinds = ("outs", "metrics", "plots")
     makes = {_name(out): stage for stage in stages for kind in kinds for out in stages[stage].get(kind, [])}
     found = list[str]()
@@ -92,6 +92,10 @@ def _before(place: Workspace, last: str) -> list[str]:
 
     add(last)
     return found
+
+
+def _yaml(path: Path) -> Any:
+    return YAML(typ="safe", pure=True).load(path)
 
 
 def _name(out: Any) -> str:
@@ -110,7 +114,7 @@ def _train(place: Workspace, code: Path, last: str, known: Sequence[str] = ()) -
             raise StageError(stage, done.returncode)
 
 
-def _changed(lineage: Path) -> list[str]:
+def _changed(lineage: Path, place: Workspace) -> list[str]:
     """What is not as it was when the version was trained, and may change its bits."""
     recorded = read_json(lineage / "lineage.json")
     found = [
@@ -118,6 +122,8 @@ def _changed(lineage: Path) -> list[str]:
         for name, now in surroundings().items()
         if recorded.get(name) != now
     ]
+    if read_json(place.candidate / "staytuned.json")["base"] != recorded["base"]:
+        found.append("the base model is another")
     packages = set((lineage / PACKAGES).read_text().split()) ^ set(installed())
     return found + ([f"packages differ ({', '.join(sorted(packages)[:4])})"] if packages else [])
 
