@@ -89,7 +89,7 @@ def test_a_champion_that_was_deleted_by_hand_goes_on_answering_and_is_registered
     assert serve.predict_text(road, "a lovely lamp").endswith("version 2")
     promoted = Ledger(road.ledger).entries()[-2].facts
     assert (promoted["before"], promoted["version"], promoted["cause"]) == (1, 2, "restored")
-    assert registry.fetch(2, road.var / "fetched").exists() and nothing_to_do(road)
+    assert registry.fetch(2, road.var / "fetched").exists()
     registry.client.delete_registered_model("tiny")
     said = ("version 2, the champion, was deleted from the registry with all", "Restore the registry from a copy")
     refused(staytuned(road, "sync"), 69, *said)
