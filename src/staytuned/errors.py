@@ -8,7 +8,7 @@
     ├── RegistryError              69   the registry does not answer, or disagrees with the ledger
     ├── TrainingError              70   the loss is no longer a number
     ├── StorageError               74   the disk is full or cannot be written
-    ├── BusyError                  75   another run holds the workspace; trying again may work
+    ├── BusyError                  75   another run holds the workspace or moves the champion; trying again may work
     ├── GateError                   4   the gate blocked the candidate; the champion stays
     └── StageError                      a stage ended; carries the stage's own exit status
 
@@ -66,7 +66,7 @@ class StorageError(StaytunedError):
 
 
 class BusyError(StaytunedError):
-    """Another run holds the workspace."""
+    """Another run holds the workspace, or is moving the champion, or has moved it meanwhile."""
 
     exit_status = 75
 

@@ -42,6 +42,11 @@ def wait_for_locks() -> None:
     def longer(_db: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
         return statement.replace("busy_timeout = 20000", f"busy_timeout = {PATIENCE * 1000}"), parameters
 
+    def from_the_start(db: Any, _record: Any) -> None:
+        if isinstance(db, sqlite3.Connection):
+            db.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000}")
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", from_the_start)
     sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", longer, retval=True)
 
 

@@ -85,10 +85,11 @@ def answering() -> Iterator[None]:
     """Turn MLflow's errors into ours: for a decorator, or a block."""
     import mlflow
     import requests
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (mlflow.MlflowException, requests.RequestException) as error:
+    except (mlflow.MlflowException, requests.RequestException, SQLAlchemyError) as error:
         raise failed(mlflow.get_tracking_uri(), error) from error
 
 
