@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from staytuned.params import Gate, Sources
 from staytuned.registry.gate import Decision, Standing, decide
+from staytuned.sections import Gate, Sources
 
 POLICY = Gate(
     bounds={"accuracy": 0.6, "macro_f1": 0.5, "calibration_error": 0.2},

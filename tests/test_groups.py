@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from staytuned.data.groups import SHINGLE, Placed, normalised, place, shared_texts
 from staytuned.data.sides import KEPT_OUT, TEST, TRAIN, VALIDATION, side_of
-from staytuned.params import Split
+from staytuned.sections import Split
 
 SPLIT = Split(salt=1, validation=0.25, test=0.25, near_duplicate=0.9)
 THRESHOLD = SPLIT.near_duplicate

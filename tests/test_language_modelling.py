@@ -20,8 +20,9 @@ from staytuned.errors import ParamsError
 from staytuned.files import read_json
 from staytuned.modelling.examples import NOTHING, Examples
 from staytuned.modelling.heads import backbone
-from staytuned.params import Columns, Params
+from staytuned.params import Params
 from staytuned.predictor import Predictor, frame_of
+from staytuned.sections import Columns
 from staytuned.start import init
 from staytuned.tasks.language_modelling import LanguageModelling, Options, masked
 

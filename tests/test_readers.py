@@ -16,7 +16,7 @@ from tiny import make_rows
 from staytuned.data import batches
 from staytuned.data.readers import NO_SOURCE, Reader, Row
 from staytuned.errors import DataError
-from staytuned.params import Columns
+from staytuned.sections import Columns
 from staytuned.workspace import Workspace
 
 COLUMNS = Columns(

@@ -22,8 +22,9 @@ from staytuned.errors import DataError, ParamsError
 from staytuned.files import read_json
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone
-from staytuned.params import Columns, Params
+from staytuned.params import Params
 from staytuned.predictor import Predictor, frame_of
+from staytuned.sections import Columns
 from staytuned.stages import encode, evaluate, split, train, validate
 from staytuned.start import init
 from staytuned.tasks.relation_extraction import MARKERS, Options, RelationExtraction, nearest

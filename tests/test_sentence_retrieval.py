@@ -19,8 +19,9 @@ from staytuned.files import read_json
 from staytuned.modelling.embeddings import embeddings
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone
-from staytuned.params import Params, TaskOptions
+from staytuned.params import Params
 from staytuned.predictor import Predictor, frame_of
+from staytuned.sections import TaskOptions
 from staytuned.stages import encode, evaluate, split, train, validate
 from staytuned.start import init
 from staytuned.tasks import Side

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from staytuned.drift.triggers import Measured, Situation, decide
-from staytuned.params import DriftTrigger, Triggers
+from staytuned.sections import DriftTrigger, Triggers
 
 OFF = Triggers(max_age_days=None, new_rows=None, drift=None, quality_drop=None, estimated_drop=None, cost_ceiling=None)
 QUIET = Situation(

@@ -18,8 +18,9 @@ from staytuned import cli
 from staytuned.data import batches, example
 from staytuned.data.readers import Reader
 from staytuned.files import read_json, sha256, write_json
-from staytuned.params import Ingest, Params, Section
+from staytuned.params import Params
 from staytuned.registry import pin
+from staytuned.sections import Ingest, Section
 from staytuned.workspace import Workspace
 
 pytestmark = pytest.mark.xdist_group("great expectations")  # one worker imports it

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from staytuned.errors import MissingError, ParamsError
-from staytuned.params import Name, Section, Share
+from staytuned.sections import Name, Section, Share
 from staytuned.tasks import Task
 
 CASES = 100  # test rows that are changed, at most

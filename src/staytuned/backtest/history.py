@@ -19,7 +19,8 @@ from staytuned.errors import DataError, TrainingError
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone
 from staytuned.models import find_base
-from staytuned.params import Params, Train
+from staytuned.params import Params
+from staytuned.sections import Train
 from staytuned.tasks import Side, Task
 from staytuned.training.cost import tokens_of
 from staytuned.training.loop import Weights, fit, make_deterministic, steps_in

@@ -14,7 +14,7 @@ import pyarrow.parquet
 from staytuned.data.readers import CORE, OWN, Reader, Row
 from staytuned.errors import DataError
 from staytuned.files import PARQUET, replacing, write_text
-from staytuned.params import Columns
+from staytuned.sections import Columns
 from staytuned.workspace import Workspace
 
 CHUNK = 10_000  # rows in memory at a time

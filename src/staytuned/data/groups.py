@@ -9,7 +9,7 @@ import xxhash
 from datasketch import MinHash, MinHashLSH
 
 from staytuned.data.sides import KEPT_OUT, side_of
-from staytuned.params import Split
+from staytuned.sections import Split
 
 SHINGLE = 5  # characters
 PERMUTATIONS = 64

@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 
 from staytuned.errors import DataError, MissingError
-from staytuned.params import Columns
+from staytuned.sections import Columns
 
 CORE = ("row", "text", "text_pair", "label", "source", "group", "line", "problem", "readmits")
 NO_SOURCE = "data"

@@ -11,7 +11,7 @@ import pyarrow.compute
 import pyarrow.parquet
 import xxhash
 
-from staytuned.params import Split
+from staytuned.sections import Split
 from staytuned.workspace import Workspace
 
 TRAIN, VALIDATION, TEST, KEPT_OUT = "train", "validation", "test", "kept out"

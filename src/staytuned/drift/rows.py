@@ -5,7 +5,7 @@ import pyarrow
 import pyarrow.parquet
 
 from staytuned.data.sides import KEPT_OUT
-from staytuned.params import Drift
+from staytuned.sections import Drift
 from staytuned.workspace import Workspace
 
 LEAST = {"reference": 20, "window": 5}  # groups: 53,130 ways to draw 5 of 25; of fewer, one group decides

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from staytuned.params import Triggers
+from staytuned.sections import Triggers
 from staytuned.tasks import Metric
 
 PERIOD = 30  # days that the cost ceiling looks back on

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from staytuned.params import Gate
+from staytuned.sections import Gate
 
 Outcome = Literal["PROMOTE", "HOLD", "BLOCK"]
 

@@ -18,7 +18,8 @@ from staytuned.drift.views import Answers, Compared, checks_of, texts_of
 from staytuned.files import read_json, write_json
 from staytuned.modelling.intervals import draw, interval, resampled
 from staytuned.models import find_base
-from staytuned.params import Drift, Params
+from staytuned.params import Params
+from staytuned.sections import Drift
 from staytuned.stages.drift_pages import write_pages
 from staytuned.tasks import Task
 from staytuned.workspace import Workspace

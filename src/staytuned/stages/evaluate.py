@@ -15,9 +15,10 @@ from staytuned.files import read_json, write_json
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.intervals import draw, interval, resampled
 from staytuned.models import find_base
-from staytuned.params import Evaluate, Params
+from staytuned.params import Params
 from staytuned.predictor import Predictor, frame_of
 from staytuned.progress import busy
+from staytuned.sections import Evaluate
 from staytuned.stages.evaluate_pages import write_pages
 from staytuned.tasks import Side, Task
 from staytuned.training.loop import make_deterministic

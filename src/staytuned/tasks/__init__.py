@@ -12,7 +12,8 @@ import pyarrow
 from staytuned.data.readers import Format
 from staytuned.entry_points import task_class
 from staytuned.modelling.examples import Examples, list_array
-from staytuned.params import Params, TaskOptions
+from staytuned.params import Params
+from staytuned.sections import TaskOptions
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from staytuned.modelling import chat, text_metrics
 from staytuned.modelling.borders import ENDS, special_token
 from staytuned.modelling.chat import Template, Turn
 from staytuned.modelling.examples import NOTHING, Examples, list_array
-from staytuned.params import Count, TaskOptions
+from staytuned.sections import Count, TaskOptions
 from staytuned.tasks import Metric, Side
 from staytuned.tasks.generative import Generative
 

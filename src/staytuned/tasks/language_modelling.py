@@ -13,7 +13,7 @@ import pyarrow
 from staytuned.data.readers import Found
 from staytuned.modelling.borders import MASKS, STARTS, special_token
 from staytuned.modelling.examples import NOTHING, Examples, list_array
-from staytuned.params import TaskOptions
+from staytuned.sections import TaskOptions
 from staytuned.tasks import Batch, Metric, Side
 from staytuned.tasks.generative import Generative
 

@@ -10,7 +10,7 @@ import pyarrow
 from pydantic import Field, field_validator
 
 from staytuned.modelling.examples import Examples, list_array
-from staytuned.params import Name, Share, TaskOptions, distinct
+from staytuned.sections import Name, Share, TaskOptions, distinct
 from staytuned.tasks import Batch, Metric, Side, Task
 from staytuned.tasks.text_classification import per_class
 

@@ -12,7 +12,7 @@ import pyarrow
 from pydantic import Field
 
 from staytuned.modelling.examples import Examples, list_array
-from staytuned.params import Count, TaskOptions
+from staytuned.sections import Count, TaskOptions
 from staytuned.tasks import Batch, Metric, Side, Task
 from staytuned.tasks.squad import answers_in, fault, normalised, read_squad, scores, trimmed
 

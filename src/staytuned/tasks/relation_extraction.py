@@ -15,7 +15,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from staytuned.data.readers import Found
 from staytuned.errors import DataError, ParamsError
 from staytuned.modelling.examples import Examples, list_array
-from staytuned.params import Name, TaskOptions, distinct
+from staytuned.sections import Name, TaskOptions, distinct
 from staytuned.tasks import Batch, Metric
 from staytuned.tasks.text_classification import TextClassification, per_class
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from staytuned.params import Name, TaskOptions, distinct
+from staytuned.sections import Name, TaskOptions, distinct
 from staytuned.tasks import Task
 from staytuned.tasks.text_classification import TextClassification
 

@@ -8,7 +8,7 @@ import pandas
 import pyarrow
 
 from staytuned.modelling.examples import Examples, list_array
-from staytuned.params import TaskOptions
+from staytuned.sections import TaskOptions
 from staytuned.tasks import Batch, Metric, Side, Task
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
 
 from staytuned.entry_points import task_class
 from staytuned.modelling.examples import Examples
-from staytuned.params import Name, Section, TaskOptions, distinct
+from staytuned.sections import Name, Section, TaskOptions, distinct
 from staytuned.tasks import Batch, Metric, Side, Task
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pyarrow
 from pydantic import Field, ValidationInfo, field_validator
 
 from staytuned.modelling.examples import Examples
-from staytuned.params import Name, Section, TaskOptions, distinct
+from staytuned.sections import Name, Section, TaskOptions, distinct
 from staytuned.tasks import Batch, Metric, Side, Task
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from staytuned.errors import ParamsError
 from staytuned.modelling import text_metrics
 from staytuned.modelling.borders import ENDS, special_token
 from staytuned.modelling.examples import NOTHING, Examples, list_array
-from staytuned.params import Count, TaskOptions
+from staytuned.sections import Count, TaskOptions
 from staytuned.tasks import Metric, Side
 from staytuned.tasks.generative import Generative
 

@@ -10,7 +10,7 @@ import pyarrow
 from pydantic import Field, field_validator
 
 from staytuned.modelling.examples import Examples
-from staytuned.params import Name, TaskOptions, distinct
+from staytuned.sections import Name, TaskOptions, distinct
 from staytuned.tasks import Batch, Metric, Side, Task
 
 if TYPE_CHECKING:

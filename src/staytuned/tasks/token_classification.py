@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from staytuned.data.conll import sentences
 from staytuned.modelling.examples import NOTHING, Examples, list_array
 from staytuned.modelling.words import CHARACTER, WORD, Words, own_pieces, windows, words_of
-from staytuned.params import Name, TaskOptions, distinct
+from staytuned.sections import Name, TaskOptions, distinct
 from staytuned.tasks import Batch, Metric, Side, Task
 from staytuned.tasks.text_classification import per_class, softmax
 

@@ -3,7 +3,8 @@
 from staytuned.data.sides import TRAIN
 from staytuned.errors import DataError
 from staytuned.modelling.examples import Examples
-from staytuned.params import Params, Train
+from staytuned.params import Params
+from staytuned.sections import Train
 from staytuned.training.continual import champion_to_start_from, with_replay
 from staytuned.workspace import Workspace
 

@@ -13,7 +13,7 @@ import torch
 
 from staytuned.errors import MissingError, TrainingError
 from staytuned.modelling.examples import Examples
-from staytuned.params import Train
+from staytuned.sections import Train
 from staytuned.tasks import Batch, Side, Task
 from staytuned.training.order import shuffled_batches
 
