@@ -8,6 +8,7 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+from receiver import Receiver
 from shell import staytuned
 from test_bad_road import refused
 from tiny import set_params
@@ -82,10 +83,12 @@ def test_history_shows_every_entry_and_that_it_is_sealed_and_witnessed(road: Wor
     assert f"{len(entries)} entries, each with its seal; witnessed up to entry {promoted} by" in shown
 
 
-def test_a_rollback_brings_back_the_champion_before_and_is_an_entry(road: Workspace) -> None:
+def test_a_rollback_brings_back_the_champion_before_and_is_an_entry(road: Workspace, receiver: Receiver) -> None:
     first = Ledger(road.ledger).entries()[1]
+    set_params(road, alerts__urls=[f"{receiver.url}/one"])
     assert "version 1 is champion; version 2 was before" in said(road, "rollback", "--why", "angry letters")
     assert answers(road) == 1
+    assert [got["title"] for got in receiver.got] == ["staytuned, tiny: rollback"]
     facts = last(road).facts
     assert (facts["before"], facts["cause"], facts["why"]) == (2, "rollback", ["angry letters"])
     assert [facts[name] for name in ("weights", "key", "best")] == [

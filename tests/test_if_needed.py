@@ -16,8 +16,7 @@ from staytuned import alerts, situation
 from staytuned.errors import GateError
 from staytuned.files import read_json, write_json
 from staytuned.params import Params
-from staytuned.registry.ledger import DECISION, Entry, Ledger
-from staytuned.situation import TRIGGER
+from staytuned.registry.ledger import DECISION, TRIGGER, Entry, Ledger
 from staytuned.workspace import Workspace
 
 WITHOUT_PREFECT = """

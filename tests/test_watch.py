@@ -23,8 +23,7 @@ from tiny import make_rows, set_params, write_csv
 from staytuned import serve
 from staytuned.errors import ParamsError
 from staytuned.params import Params
-from staytuned.registry.ledger import DECISION, Ledger
-from staytuned.situation import TRIGGER
+from staytuned.registry.ledger import DECISION, TRIGGER, Ledger
 from staytuned.watch import MOST, PLANNED, Watch, name_of
 from staytuned.workspace import Workspace
 

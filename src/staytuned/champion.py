@@ -7,18 +7,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from staytuned import alerts
 from staytuned.errors import DataError, MissingError, RegistryError
 from staytuned.files import read_json, sha256
 from staytuned.params import Params
 from staytuned.progress import busy
 from staytuned.registry import pin
-from staytuned.registry.ledger import DECISION, PROMOTION, Entry, Ledger
+from staytuned.registry.ledger import DECISION, PROMOTION, TRIGGER, Entry, Ledger
 from staytuned.registry.promotion import BY_HAND, GATE, ROLLBACK, check_heads, line, move, promotions, unconfirmed
 from staytuned.registry.versions import KEY, WEIGHTS, Registry
 from staytuned.workspace import Workspace
 
 LAST_DECISIONS = 5  # that the status shows
-TRIGGER = "trigger"  # ledger entry: facts retrain, reasons, waiting
 
 
 def status(workspace: Workspace) -> None:
@@ -184,7 +184,10 @@ def _move(
     before = last.facts["version"] if last else None
     move(workspace, registry, ledger, **facts, before=before, cause=cause, why=[why])
     from_where = f"version {before} was" if before else "there was none"
-    print(f"version {facts['version']} is champion; {from_where} before")
+    said = f"version {facts['version']} is champion; {from_where} before"
+    print(said)
+    kind: alerts.Kind = "rollback" if cause == ROLLBACK else "promotion"
+    alerts.send(registry.params, kind, f"{said} ({cause}: {why}); `staytuned history` shows all")
 
 
 def _time(entry: Entry) -> str:

@@ -14,13 +14,12 @@ from staytuned.entry_points import task_class
 from staytuned.files import read_json
 from staytuned.params import Params
 from staytuned.registry import pin
-from staytuned.registry.ledger import DECISION, Entry, Ledger
+from staytuned.registry.ledger import DECISION, TRIGGER, Entry, Ledger
 from staytuned.registry.promotion import unconfirmed
 from staytuned.registry.release import key_of
 from staytuned.training.cost import expected_tokens
 from staytuned.workspace import Workspace
 
-TRIGGER = "trigger"  # ledger entry; facts: key, champion, alarm, batches, retrain, reasons, waiting, expected_cost
 DEAR = "train"  # the stage that the question is about
 
 

@@ -42,7 +42,7 @@ def init(folder: Path, task: str = "text-classification") -> Workspace:
     workspace = make(folder)
     change(workspace.params, OWN_DATA | {"registry": {"model": task}})
     change(workspace.params, differences | {"task": {"name": task} | differences["task"]})
-    _checks_for_any_label(workspace)
+    keep_checks_for_any_label(workspace)
     return workspace
 
 
@@ -65,7 +65,7 @@ def make(folder: Path) -> Workspace:
     return workspace
 
 
-def _checks_for_any_label(workspace: Workspace) -> None:
+def keep_checks_for_any_label(workspace: Workspace) -> None:
     """Of the example's behavioural checks, those that ask for none of its labels, where the task can use them."""
     from staytuned import tasks
 

@@ -25,6 +25,9 @@ DECISION = "decision"  # facts: key, outcome, reasons, weights, run, report, cha
 PROMOTION = "promotion"  # the intent, before the alias moves: key, version, weights, best, before, cause, why, fence
 CONFIRMATION = "confirmation"  # the alias has moved: key, version, fence
 CHALLENGE = "challenge"  # a version was kept without being promoted: key, version
+TRIGGER = (
+    "trigger"  # whether a retraining is due: key, champion, alarm, batches, retrain, reasons, waiting, expected_cost
+)
 MOVES = (PROMOTION, CONFIRMATION)  # what only the holder of the lease may write
 
 
