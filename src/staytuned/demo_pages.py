@@ -7,6 +7,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -16,7 +17,7 @@ NEVER, TUNED = "never retrained", "staytuned"
 def happened(line: dict[str, Any]) -> str:
     """What an arrival set off, in a word or two."""
     if line["outcome"] is None:
-        return "no retraining was due"
+        return "not due"
     return "promoted" if line["outcome"] == "PROMOTE" else f"trained, {line['outcome']}"
 
 
@@ -44,18 +45,17 @@ def overhead(report: dict[str, Any]) -> float:
 def show(report: dict[str, Any]) -> None:
     """Print the table."""
     metrics = report["metrics"][:2]
-    table = Table(title="demo", title_justify="left")
-    for column in ("arrival", "rows", "what happened", "training s", "other s"):
+    table = Table(title="demo", title_justify="left", box=SIMPLE)
+    for column in ("arrival", "what happened", "training s", "other s", *(metric["title"] for metric in metrics)):
         table.add_column(column, justify="left" if column in ("arrival", "what happened") else "right")
-    for metric in metrics:
-        table.add_column(f"{metric['title']}: {NEVER} → {TUNED}", justify="right")
     for line in report["arrivals"]:
         values = [f"{line['first'][metric['name']]:.3f} → {line['champion'][metric['name']]:.3f}" for metric in metrics]
-        other = line["seconds"] - line["training_seconds"]
-        seconds = (f"{line['training_seconds']:.0f}", f"{other:.0f}")
-        table.add_row(Path(line["arrival"]).stem, str(line["rows"]), happened(line), *seconds, *values)
+        training = line["training_seconds"]
+        seconds = (f"{training:.0f}", f"{line['seconds'] - training:.0f}")
+        table.add_row(Path(line["arrival"]).stem, happened(line), *seconds, *values)
     console = Console()
     console.print(table)
+    console.print(f"{metrics[0]['title']} and {metrics[1]['title']}: {NEVER} → {TUNED}, on all test rows so far\n")
     for name, found in totals(report).items():
         means = ", ".join(f"{metric['title']} {found[metric['name']]:.3f}" for metric in metrics)
         cost = f"{found['tokens']:,.0f} training tokens, {found['training_seconds']:.0f} s of training"
