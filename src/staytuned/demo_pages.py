@@ -15,10 +15,9 @@ NEVER, TUNED = "never retrained", "staytuned"
 
 
 def happened(line: dict[str, Any]) -> str:
-    """What an arrival set off, in a word or two."""
-    if line["outcome"] is None:
-        return "not due"
-    return "promoted" if line["outcome"] == "PROMOTE" else f"trained, {line['outcome']}"
+    """What became of the model that an arrival set off."""
+    names = {None: "not due", "PROMOTE": "promoted", "HOLD": "held", "BLOCK": "blocked"}
+    return names[line["outcome"]]
 
 
 def totals(report: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -46,15 +45,16 @@ def show(report: dict[str, Any]) -> None:
     """Print the table."""
     metrics = report["metrics"][:2]
     table = Table(title="demo", title_justify="left", box=SIMPLE)
-    for column in ("arrival", "what happened", "training s", "other s", *(metric["title"] for metric in metrics)):
-        table.add_column(column, justify="left" if column in ("arrival", "what happened") else "right")
+    for column in ("arrival", "candidate", "seconds", *(metric["title"] for metric in metrics)):
+        table.add_column(column, justify="left" if column in ("arrival", "candidate") else "right")
     for line in report["arrivals"]:
         values = [f"{line['first'][metric['name']]:.3f} → {line['champion'][metric['name']]:.3f}" for metric in metrics]
         training = line["training_seconds"]
-        seconds = (f"{training:.0f}", f"{line['seconds'] - training:.0f}")
-        table.add_row(Path(line["arrival"]).stem, happened(line), *seconds, *values)
+        seconds = f"{training:.0f} + {line['seconds'] - training:.0f}"
+        table.add_row(Path(line["arrival"]).stem, happened(line), seconds, *values)
     console = Console()
     console.print(table)
+    console.print("seconds: of training + of all else")
     console.print(f"{metrics[0]['title']} and {metrics[1]['title']}: {NEVER} → {TUNED}, on all test rows so far\n")
     for name, found in totals(report).items():
         means = ", ".join(f"{metric['title']} {found[metric['name']]:.3f}" for metric in metrics)
@@ -72,11 +72,18 @@ def write_pages(folder: Path, report: dict[str, Any]) -> None:
         axes.plot(places, [line["first"][metric["name"]] for line in lines], color="0.6", label=NEVER)
         tuned = [line["champion"][metric["name"]] for line in lines]
         axes.plot(places, tuned, color="C0", label=TUNED)
-        marks = {"PROMOTE": ("o", "promoted"), "HOLD": ("s", "trained, held"), "BLOCK": ("X", "trained, blocked")}
-        for outcome, (marker, label) in marks.items():
+        marks = {"PROMOTE": "o", "HOLD": "s", "BLOCK": "X"}
+        for outcome, marker in marks.items():
             at = [place for place, line in zip(places, lines, strict=True) if line["outcome"] == outcome]
             if at:
-                axes.scatter(at, [tuned[place - 1] for place in at], marker=marker, color="C0", label=label, zorder=3)
+                axes.scatter(
+                    at,
+                    [tuned[place - 1] for place in at],
+                    marker=marker,
+                    color="C0",
+                    label=happened({"outcome": outcome}),
+                    zorder=3,
+                )
         axes.set_xticks(places, [Path(line["arrival"]).stem for line in lines], rotation=45, ha="right")
         axes.set_ylabel(f"{metric['title']} on all test rows so far")
         axes.spines[["top", "right"]].set_visible(False)
