@@ -126,6 +126,11 @@ class Workspace:
         return self.var / "pieces"
 
     @property
+    def embeddings(self) -> Path:
+        """Folder of embeddings by the base model, pieces too."""
+        return self.pieces / "embeddings"
+
+    @property
     def ledger(self) -> Path:
         """Append-only record of decisions and promotions."""
         return self.var / "ledger.db"

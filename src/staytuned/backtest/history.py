@@ -64,7 +64,7 @@ class History:
             {side: Side(frames[side], Examples.read(workspace.encoded / f"{side}.arrow")) for side in SIDES},
             {side: frame["batch"].map(number).to_numpy() for side, frame in frames.items()},
             everything,
-            embedded(texts_of(everything), base, params.encode.max_tokens, workspace.pieces / "backtest"),
+            embedded(texts_of(everything), base, params.encode.max_tokens, workspace.embeddings),
             [batch.file for batch in batches],
         )
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import pandas
 
-from staytuned.drift.pieces import Arrays, read_piece, write_piece
 from staytuned.entry_points import class_at
 from staytuned.files import read_json, sha256
 from staytuned.models import fingerprint
+from staytuned.pieces import Arrays, read_piece, write_piece
 
 if TYPE_CHECKING:
     from staytuned.tasks import Task

@@ -1,6 +1,8 @@
-"""What a base model can do before fine-tuning: its frozen embeddings under a logistic regression."""
+"""What a base model can do before fine-tuning: its frozen embeddings, and a logistic regression on them."""
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -8,11 +10,13 @@ from sklearn.linear_model import LogisticRegression
 
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone, mask_of, mean_of_tokens, padded
+from staytuned.models import fingerprint
+from staytuned.pieces import read_piece, write_piece
 from staytuned.progress import track
 
 
 def probabilities_before(
-    base: Path, train: Examples, labels: numpy.ndarray, test: Examples, classes: int
+    base: Path, train: Examples, labels: numpy.ndarray, test: Examples, classes: int, pieces: Path | None
 ) -> numpy.ndarray:
     """Probabilities on ``test`` by a logistic regression on the embeddings of ``train``, shape (examples, classes).
 
@@ -22,11 +26,11 @@ def probabilities_before(
         labels: Their class numbers.
         test: Examples to judge.
         classes: How many there are; one that ``labels`` lacks gets probability 0.
+        pieces: Folder in which embeddings are kept; None: they are not.
     """
-    encoder = backbone("AutoModel", base, 0.0, pretrained=True).eval()
-    regression = LogisticRegression(max_iter=1000).fit(embeddings(encoder, train), labels)
+    regression = LogisticRegression(max_iter=1000).fit(kept_embeddings(base, train, pieces), labels)
     found = numpy.zeros((len(test), classes))
-    found[:, regression.classes_] = regression.predict_proba(embeddings(encoder, test))
+    found[:, regression.classes_] = regression.predict_proba(kept_embeddings(base, test, pieces))
     return found
 
 
@@ -42,3 +46,47 @@ def embeddings(encoder: torch.nn.Module, examples: Examples) -> numpy.ndarray:
         unit = torch.nn.functional.normalize(mean_of_tokens(states, mask), dim=1).numpy()
         found.update(zip(places, unit, strict=True))
     return numpy.stack([found[place] for place in range(len(examples))])
+
+
+def kept_embeddings(base: Path, examples: Examples, pieces: Path | None) -> numpy.ndarray:
+    """The same by a base model, made once for each distinct text, shape (examples, hidden).
+
+    Each text goes through the model alone: beside others its last digits would depend on what was kept already. That
+    takes a third more time, once.
+
+    Args:
+        base: Folder of the base model.
+        examples: Its token ids.
+        pieces: Folder in which embeddings are kept; None: they are not.
+    """
+    rows = [ids.astype("<i4") for ids in examples.lists("input_ids", range(len(examples)))]
+    names = [hashlib.blake2b(ids.tobytes(), digest_size=16).hexdigest() for ids in rows]
+    model, vectors = fingerprint(base), dict[str, numpy.ndarray]()
+    for piece in sorted(pieces.glob("*.npz")) if pieces else []:
+        kept = read_piece(piece, model) or {"names": numpy.empty(0), "vectors": numpy.empty(0)}
+        vectors |= zip(kept["names"].tolist(), kept["vectors"], strict=True)
+    missing = {name: ids for name, ids in zip(names, rows, strict=True) if name not in vectors}
+    if missing:
+        encoder = encoder_of(base)
+        new = {name: _alone(encoder, ids) for name, ids in track(missing.items(), len(missing), "embedding")}
+        if pieces:
+            digest = hashlib.blake2b("".join(new).encode(), digest_size=16).hexdigest()
+            arrays = {"names": numpy.array([*new]), "vectors": numpy.stack([*new.values()])}
+            write_piece(pieces / f"{digest}.npz", model, arrays)
+        vectors |= new
+    return numpy.stack([vectors[name] for name in names])
+
+
+def encoder_of(base: Path) -> Any:
+    """A base model without a head; of an encoder-decoder, its encoder."""
+    model = backbone("AutoModel", base, 0.0, pretrained=True).eval()
+    return model.get_encoder() if model.config.is_encoder_decoder else model
+
+
+@torch.inference_mode()
+def _alone(encoder: torch.nn.Module, ids: numpy.ndarray) -> numpy.ndarray:
+    row = torch.from_numpy(ids).long()[None]
+    mask = torch.ones_like(row)
+    states = encoder(input_ids=row, attention_mask=mask).last_hidden_state
+    unit: numpy.ndarray = torch.nn.functional.normalize(mean_of_tokens(states, mask), dim=1)[0].numpy()
+    return unit

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from staytuned.modelling.heads import mask_of, mean_of_tokens, padded
 from staytuned.progress import track
 from staytuned.prompting import Predict
-from staytuned.prompting.embedder import Embedder
+from staytuned.prompting.embedder import Embedder, encoded
 from staytuned.prompting.labelled import Labelled
 
 STEPS = 20  # 40 and 60 took longer and did no better on the example's validation rows
@@ -39,7 +39,7 @@ def by_contrast(embed: Embedder, rows: Labelled, rate: float, seed: int) -> Pred
 
 def _tune(embed: Embedder, rows: Labelled, rate: float, seed: int) -> None:
     """Move embeddings of one class together, to cosine 1, and those of two apart, to cosine 0."""
-    random, examples = numpy.random.default_rng(seed), embed.examples(rows.texts)
+    random, examples = numpy.random.default_rng(seed), encoded(embed.tokenizer, rows.texts)
     optimizer = torch.optim.AdamW(embed.encoder.parameters(), lr=rate)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, STEPS)
     for _ in track(range(STEPS), STEPS, "contrasting"):

@@ -4,13 +4,11 @@ from pathlib import Path
 
 import numpy
 import pyarrow
-import torch
 from tokenizers import Tokenizer
 
 from staytuned.errors import MissingError
-from staytuned.modelling.embeddings import embeddings
+from staytuned.modelling.embeddings import embeddings, encoder_of
 from staytuned.modelling.examples import Examples, list_array
-from staytuned.modelling.heads import backbone, mean_of_tokens
 
 
 class Embedder:
@@ -22,27 +20,18 @@ class Embedder:
     def __init__(self, folder: Path, max_tokens: int) -> None:
         self.tokenizer = tokenizer_of(folder)
         self.tokenizer.enable_truncation(max_tokens)
-        model = backbone("AutoModel", folder, 0.0, pretrained=True).eval()
-        self.encoder = model.get_encoder() if model.config.is_encoder_decoder else model
-
-    def examples(self, texts: list[str]) -> Examples:
-        """Texts as token ids."""
-        ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts)]
-        names = pyarrow.array([str(place) for place in range(len(texts))], pyarrow.string())
-        return Examples(pyarrow.table({"row": names, "input_ids": list_array(ids)}))
+        self.encoder = encoder_of(folder)
 
     def __call__(self, texts: list[str]) -> numpy.ndarray:
         """Vectors of texts, shape (texts, hidden)."""
-        return embeddings(self.encoder, self.examples(texts))
+        return embeddings(self.encoder, encoded(self.tokenizer, texts))
 
-    @torch.inference_mode()
-    def alone(self, text: str) -> numpy.ndarray:
-        """The vector of one text, whatever other texts there are, shape (hidden,)."""
-        ids = torch.tensor([self.tokenizer.encode(text).ids])
-        mask = torch.ones_like(ids)
-        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        unit: numpy.ndarray = torch.nn.functional.normalize(mean_of_tokens(states, mask), dim=1)[0].numpy()
-        return unit
+
+def encoded(tokenizer: Tokenizer, texts: list[str]) -> Examples:
+    """Texts as token ids."""
+    ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
+    names = pyarrow.array([str(place) for place in range(len(texts))], pyarrow.string())
+    return Examples(pyarrow.table({"row": names, "input_ids": list_array(ids)}))
 
 
 def tokenizer_of(folder: Path) -> Tokenizer:

@@ -78,7 +78,7 @@ def compare(
         reference,
         window,
         unseen_groups(reference, folder),
-        embedded(texts, base, params.encode.max_tokens, pieces),
+        embedded(texts, base, params.encode.max_tokens, workspace.embeddings),
         lambda frame, name: said(folder, frame, pieces / f"{name}.npz"),
         report,
     )

@@ -38,7 +38,8 @@ def run(workspace: Workspace, params: Params) -> None:
     make_deterministic(params.train.seed, params.train.threads)
     task = tasks.load(params)
     test, train = (
-        Side(rows_of(workspace, side), Examples.read(workspace.encoded / f"{side}.arrow")) for side in (TEST, TRAIN)
+        Side(rows_of(workspace, side), Examples.read(workspace.encoded / f"{side}.arrow"), workspace.embeddings)
+        for side in (TEST, TRAIN)
     )
     base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
     folders = {"candidate": workspace.candidate, **pinned(workspace)}

@@ -52,6 +52,7 @@ class Side:
 
     frame: pandas.DataFrame
     examples: Examples
+    pieces: Path | None = None  # folder that keeps what is dear to make of them, once for each text
 
 
 class Task(ABC):

@@ -137,13 +137,11 @@ class MultiLabelClassification(Task):
         from sklearn.linear_model import LogisticRegression
         from sklearn.multiclass import OneVsRestClassifier
 
-        from staytuned.modelling.embeddings import embeddings
-        from staytuned.modelling.heads import backbone
+        from staytuned.modelling.embeddings import kept_embeddings
 
-        encoder = backbone(self.kind, base, 0.0, pretrained=True).eval()
         learned = OneVsRestClassifier(LogisticRegression(max_iter=1000))
-        learned.fit(embeddings(encoder, train.examples), self._truth(train.frame))
-        found: list[Any] = list(learned.predict_proba(embeddings(encoder, test.examples)))
+        learned.fit(kept_embeddings(base, train.examples, train.pieces), self._truth(train.frame))
+        found: list[Any] = list(learned.predict_proba(kept_embeddings(base, test.examples, test.pieces)))
         return found
 
     def statistics(self, frame: pandas.DataFrame, predictions: list[Any]) -> numpy.ndarray:

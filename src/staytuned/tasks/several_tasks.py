@@ -191,7 +191,7 @@ class SeveralTasks(Task):
     def predict_before(self, base: Path, train: Side, test: Side) -> list[Any]:
         """What each part has for it."""
         sides = [
-            [Side(rows, side.examples.under(name)) for name, _, rows in self._of_parts(side.frame)]
+            [Side(rows, side.examples.under(name), side.pieces) for name, _, rows in self._of_parts(side.frame)]
             for side in (train, test)
         ]
         said = {

@@ -169,7 +169,7 @@ class TextClassification(Task):
         from staytuned.modelling.embeddings import probabilities_before
 
         truth = train.examples.column("class")
-        return list(probabilities_before(base, train.examples, truth, test.examples, len(self.classes)))
+        return list(probabilities_before(base, train.examples, truth, test.examples, len(self.classes), train.pieces))
 
     def statistics(self, frame: pandas.DataFrame, predictions: list[Any]) -> numpy.ndarray:
         """Of each class hits, predicted and actual; of each bin of confidence how many are right, and confidence."""

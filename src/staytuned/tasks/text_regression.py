@@ -146,12 +146,10 @@ class TextRegression(Task):
         """By a ridge regression on the base model's embeddings."""
         from sklearn.linear_model import Ridge
 
-        from staytuned.modelling.embeddings import embeddings
-        from staytuned.modelling.heads import backbone
+        from staytuned.modelling.embeddings import kept_embeddings
 
-        encoder = backbone(self.kind, base, 0.0, pretrained=True).eval()
-        learned = Ridge().fit(embeddings(encoder, train.examples), train.examples.column("target"))
-        return self._in_range(learned.predict(embeddings(encoder, test.examples)))
+        learned = Ridge().fit(kept_embeddings(base, train.examples, train.pieces), train.examples.column("target"))
+        return self._in_range(learned.predict(kept_embeddings(base, test.examples, test.pieces)))
 
     def statistics(self, frame: pandas.DataFrame, predictions: list[Any]) -> numpy.ndarray:
         """Absolute error; squares and product of the two ranks among all rows, less their mean, and the ranks; 1.
