@@ -142,6 +142,7 @@ class Train(Section):
     threads: Count
     start: Literal["base", "champion"]
     replay: Annotated[float, Field(ge=0)]
+    continued_rate: Positive
     device: Literal["auto", "cpu", "cuda"]
     epochs: Count
     batch_size: Count

@@ -22,6 +22,7 @@ from staytuned.models import find_base
 from staytuned.params import Params
 from staytuned.sections import Train
 from staytuned.tasks import Side, Task
+from staytuned.training.continual import continued
 from staytuned.training.cost import tokens_of
 from staytuned.training.loop import Weights, fit, make_deterministic, steps_in
 from staytuned.workspace import Workspace
@@ -119,7 +120,7 @@ def learn(
     """
     options = history.params.train.model_copy(update={"seed": seed})
     if before:
-        options = options.model_copy(update={"head_learning_rate": options.learning_rate})
+        options = continued(options)
     make_deterministic(seed, options.threads)
     model = model_of(history, options, before)
     train = history.some(TRAIN, rows).examples

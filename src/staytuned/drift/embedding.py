@@ -4,9 +4,6 @@ from pathlib import Path
 
 import numpy
 
-from staytuned.modelling.embeddings import kept_embeddings
-from staytuned.prompting.embedder import encoded, tokenizer_of
-
 
 def embedded(texts: list[str], base: Path, max_tokens: int, pieces: Path) -> numpy.ndarray:
     """The mean of the base model's last hidden states of each text, of length 1, shape (texts, hidden).
@@ -19,6 +16,9 @@ def embedded(texts: list[str], base: Path, max_tokens: int, pieces: Path) -> num
         max_tokens: What follows in a text is not looked at.
         pieces: Folder in which embeddings are kept.
     """
+    from staytuned.modelling.embeddings import kept_embeddings
+    from staytuned.prompting.embedder import encoded, tokenizer_of
+
     tokenizer = tokenizer_of(base)
     tokenizer.enable_truncation(max_tokens)
     return kept_embeddings(base, encoded(tokenizer, texts), pieces)

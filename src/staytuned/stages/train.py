@@ -22,7 +22,7 @@ from staytuned.models import find_base, fingerprint
 from staytuned.params import Params
 from staytuned.progress import bar
 from staytuned.tasks import Side
-from staytuned.training.continual import champion_to_start_from, check_continues, with_replay
+from staytuned.training.continual import champion_to_start_from, check_continues, continued, with_replay
 from staytuned.training.cost import tokens_of
 from staytuned.training.loop import Point, fit, make_deterministic, steps_in
 from staytuned.workspace import Workspace
@@ -50,7 +50,7 @@ def run(workspace: Workspace, params: Params) -> None:
         check_continues(before, params, task, fingerprint(base))
         model.load_state_dict(load_file(before / "model.safetensors"))
         train = with_replay(train, before, options.replay, options.seed)
-        options = options.model_copy(update={"head_learning_rate": options.learning_rate})  # it has learned already
+        options = continued(options)
     if options.lora:
         from staytuned.modelling.lora import with_lora
 

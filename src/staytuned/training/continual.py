@@ -13,6 +13,7 @@ from staytuned.errors import DataError, ParamsError
 from staytuned.files import read_json
 from staytuned.modelling.examples import Examples
 from staytuned.params import Params
+from staytuned.sections import Train
 from staytuned.tasks import Task
 from staytuned.workspace import Workspace
 
@@ -21,6 +22,12 @@ def champion_to_start_from(workspace: Workspace) -> Path | None:
     """Folder of the champion that training goes on from; None where it starts from the base model."""
     folder = workspace.pin / "start"
     return folder if (folder / "model.safetensors").is_file() else None
+
+
+def continued(options: Train) -> Train:
+    """The options where training goes on: a lower rate forgets less, and the head does not start from nothing."""
+    rate = options.learning_rate * options.continued_rate
+    return options.model_copy(update={"learning_rate": rate, "head_learning_rate": rate})
 
 
 def check_continues(champion: Path, params: Params, task: Task, base: str) -> None:
