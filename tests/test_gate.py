@@ -318,6 +318,7 @@ def on_sources(**intervals: tuple[float, float, int]) -> Report:
             "on shop (-0.040 to +0.020): no loss of more than gate.sources",
         ),
         (on_sources(shop=(-0.06, 0.02, 50)), "HOLD", "a loss of more than gate.sources.margin 0.05 is not ruled out"),
+        (on_sources(shop=(-0.04, -0.01, 50)), "PROMOTE", "no loss of more than gate.sources.margin 0.05"),
         (on_sources(shop=(-0.3, -0.1, 50)), "BLOCK", "macro-F1 -0.200 against champion 4 on shop"),
         (on_sources(shop=(-0.3, -0.1, 49)), "PROMOTE", "against champion 4 (+0.010 to +0.050)"),
         (on_sources(shop=(0.1, 0.2, 90), film=(-0.2, -0.1, 90)), "BLOCK", "on film (-0.200 to -0.100): worse"),

@@ -30,8 +30,8 @@ def decide(report: dict[str, Any], standing: Standing, policy: Gate) -> Decision
 
     Missing evidence, a missed bound or budget, failed behaviour and a loss that the interval confirms block. A
     candidate that is not shown to be at most ``policy.margin`` worse than the champion and than the best version ever,
-    by the task's first metric, on all rows and (with a margin of its own) on each source, is held. So no chain of small
-    losses, each within the margin, leads away from the best.
+    by the task's first metric, is held. So no chain of small losses, each within the margin, leads away from the best.
+    On each source by itself a loss within its margin may be confirmed: what is gained on another may be worth it.
 
     Args:
         report: What the evaluate stage wrote, with the versions of champion and best.
@@ -47,11 +47,11 @@ def decide(report: dict[str, Any], standing: Standing, policy: Gate) -> Decision
     for name, version in _rivals(standing).items():
         title = f"against {'champion' if name == 'champion' else 'best version'} {version}"
         whole = report["comparisons"][name][report["metrics"][0]["name"]]
-        _not_inferior(report, whole, title, "gate.margin", policy.margin, (blocks, holds, passes))
+        _not_inferior(report, whole, title, "gate.margin", policy.margin, 0.0, (blocks, holds, passes))
         for source, found in report.get("sources", {}).items():
             if name in found and found["rows"] >= policy.sources.min_rows:
                 key, margin = "gate.sources.margin", policy.sources.margin
-                _not_inferior(report, found[name], f"{title} on {source}", key, margin, (blocks, holds, passes))
+                _not_inferior(report, found[name], f"{title} on {source}", key, margin, margin, (blocks, holds, passes))
     if blocks:
         return Decision("BLOCK", blocks)
     if holds:
@@ -65,14 +65,17 @@ def _not_inferior(
     against: str,
     key: str,
     margin: float,
+    allowed: float,
     said: tuple[list[str], list[str], list[str]],
 ) -> None:
-    """Put what the difference shows among what blocks, holds or passes."""
+    """Put what the difference shows among what blocks, holds or passes: a loss of more than ``allowed``, confirmed by
+    the interval, blocks; one of more than ``margin`` that is not ruled out holds.
+    """
     blocks, holds, passes = said
     metric, (low, high) = report["metrics"][0], difference["interval"]
     found = f"{metric['title']} {difference['difference']:+.3f} {against} ({low:+.3f} to {high:+.3f})"
     worst, best = (low, high) if metric["higher_is_better"] else (-high, -low)
-    if best < 0:
+    if best < -allowed:
         blocks.append(f"{found}: worse")
     elif worst < -margin:
         holds.append(f"{found}: a loss of more than {key} {margin:g} is not ruled out")
