@@ -33,10 +33,12 @@ def summary(workspace: Workspace, params: Params, release: Release) -> None:
     table.add_row("gate", "\n".join([release.decision.outcome, *release.decision.reasons]))
     if release.version:
         table.add_row("registered", f"{params.registry.model} version {release.version}, alias {release.alias}")
+    ui = "make ui" if (workspace.root / "Makefile").exists() else "staytuned ui"
     where = [
         ("report", workspace.evaluation / "report.html"),
         ("Data Docs", workspace.data_docs / "index.html"),
-        ("MLflow, Prefect", "`make ui` or `staytuned ui`: http://127.0.0.1:5000 and http://127.0.0.1:4200"),
+        ("what drifted", workspace.drift / "report.html"),
+        ("MLflow, Prefect", f"`{ui}`: http://127.0.0.1:5000 and http://127.0.0.1:4200"),
     ]
     for name, place in where:
         shown = place.relative_to(workspace.root) if isinstance(place, Path) else place
@@ -60,6 +62,9 @@ def _table(workspace: Workspace) -> Table:
     table.add_row("rows in", f"{rows['rows']}: {rows['accepted']} accepted, {rows['quarantined']} quarantined")
     if rows["batches"][-1]["said"]:
         table.add_row("not accepted", "of the last batch:\n" + "\n".join(rows["batches"][-1]["said"]))
+    drift = read_json(workspace.drift / "drift.json")
+    if drift["enough"]:
+        table.add_row("drift", drift["said"].split(". ")[0])
     return table
 
 
