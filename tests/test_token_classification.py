@@ -633,3 +633,19 @@ def test_the_road_to_a_candidate(tmp_path: Path) -> None:
         [],
     ]
     assert spans_of(predictor.task.labels(frame(("lamp", [[0, 4, "thing"]])))[0]) == [(0, 4, "thing")]
+
+
+@pytest.mark.parametrize(
+    ("label", "kept"),
+    [
+        ('[{"start": 4, "end": 8, "type": "product", "text": "lamp", "score": 0.9}]', '[[4, 8, "product"]]'),
+        ('[[4, 8, "product"]]', '[[4, 8, "product"]]'),
+        ("[]", "[]"),
+        ("product", "product"),  # left to the contract, which refuses it
+        ('[{"start": 4}]', '[{"start": 4}]'),
+        (None, None),
+    ],
+)
+def test_a_label_may_be_what_a_prediction_is_written_as(label: str | None, kept: str | None) -> None:
+    found = task_of().labels(pandas.DataFrame({"label": [label]}, dtype="object"))[0]
+    assert found == kept or (kept is None and pandas.isna(found))

@@ -76,6 +76,10 @@ class TokenClassification(Task):
 
     # Rows
 
+    def labels(self, frame: pandas.DataFrame) -> pandas.Series:
+        """Lists of [start, end, type]; also out of lists of {start, end, type}, as predictions are written."""
+        return frame["label"].map(_as_lists, na_action="ignore")
+
     def faults(self, frame: pandas.DataFrame) -> list[str | None]:
         """A label that is no list of spans; a span that the text or the params do not know; spans that overlap."""
         return [
@@ -291,6 +295,14 @@ def likeliest_tags(logits: numpy.ndarray) -> numpy.ndarray:
     for step in reversed(steps):
         tags.append(step[tags[-1]])
     return numpy.array(tags[-2::-1], int)
+
+
+def _as_lists(label: str) -> str:
+    try:
+        spans = json.loads(label)
+        return json.dumps([[span[name] for name in ("start", "end", "type")] for span in spans], ensure_ascii=False)
+    except (json.JSONDecodeError, TypeError, KeyError):  # the contract says what is wrong with it
+        return label
 
 
 def _is_span(value: Any) -> bool:
