@@ -23,8 +23,12 @@ COMMAND_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "how-to").rglob("*
 MENTIONS = ("staytuned init", "staytuned predict", "staytuned readmit", "staytuned ingest")
 PLACEHOLDERS = {"FILE", "DIR"}
 SHOWN = re.compile(r"^(?:\$ )?((?:staytuned|dvc) [^\n#]*)$|`((?:staytuned|dvc) [^`\n]+)`", re.MULTILINE)
-# Commands that go to the network, stay up, or need a store that is not there: their words are parsed, not run.
-PARSED = ("staytuned ui", "staytuned watch", "staytuned example", "dvc remote", "dvc pull")
+# Commands that go to the network, stay up, need a store that is not there, or only take longer than one that is run:
+# their words are parsed, not run.
+PARSED = (
+    *("staytuned ui", "staytuned watch", "staytuned example", "staytuned demo", "staytuned backtest --policies"),
+    *("dvc remote", "dvc pull"),
+)
 
 
 def shown() -> list[str]:
