@@ -23,7 +23,7 @@ RUN python -m pip install --quiet --no-cache-dir --disable-pip-version-check --n
 # A workspace without the source: when a newer image meets a volume of an older one, code.yaml shows DVC what changed.
 USER staytuned
 WORKDIR /workspace
-RUN staytuned init /workspace && cp /opt/source/params.yaml /workspace/
+RUN staytuned init /workspace && cp /opt/source/params.yaml /opt/source/behaviour.yaml /workspace/
 
 ENTRYPOINT ["staytuned"]
 CMD ["run"]
