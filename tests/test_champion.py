@@ -13,8 +13,8 @@ from shell import staytuned
 from test_bad_road import refused
 from tiny import set_params
 
-from staytuned import serve
-from staytuned.files import read_json, write_json
+from staytuned import alerts, serve
+from staytuned.files import read_json
 from staytuned.params import Params
 from staytuned.registry.ledger import CONFIRMATION, PROMOTION, Entry, Ledger
 from staytuned.registry.versions import CHALLENGER, alias_now, database
@@ -63,15 +63,13 @@ def test_status_shows_the_champion_since_when_and_why_and_the_last_decisions(roa
     shown = said(road, "status")
     assert "tiny version 2" in shown and f"(0 days), by {last(road).who}" in shown
     assert "gate" in shown and shown.count("PROMOTE: macro-F1") == 2
-    assert "not measured yet" in shown and "at the next `staytuned run`" in shown
+    assert "No row has come since version 1 was trained." in shown and "at the next `staytuned run`" in shown
 
 
-def test_status_shows_drift_as_it_was_measured_and_what_the_next_training_waits_for(road: Workspace) -> None:
-    write_json(road.reports / "drift" / "drift.json", {"said": "No drift: all is well."})
+def test_status_shows_what_the_next_training_waits_for(road: Workspace) -> None:
     facts = {"key": None, "retrain": False, "reasons": [], "waiting": ["12 of 500 new rows"]}
     Ledger(road.ledger).append("trigger", **facts)
     shown = said(road, "status")
-    assert "No drift: all is well." in shown
     assert "not due, as of" in shown and "12 of 500 new rows" in shown
 
 
@@ -83,9 +81,11 @@ def test_history_shows_every_entry_and_that_it_is_sealed_and_witnessed(road: Wor
     assert f"{len(entries)} entries, each with its seal; witnessed up to entry {promoted} by" in shown
 
 
-def test_a_rollback_brings_back_the_champion_before_and_is_an_entry(road: Workspace, receiver: Receiver) -> None:
+def test_a_rollback_brings_back_the_champion_before_and_is_an_entry(
+    road: Workspace, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = Ledger(road.ledger).entries()[1]
-    set_params(road, alerts__urls=[f"{receiver.url}/one"])
+    monkeypatch.setenv(alerts.FURTHER, f"{receiver.url}/one")
     assert "version 1 is champion; version 2 was before" in said(road, "rollback", "--why", "angry letters")
     assert answers(road) == 1
     assert [got["title"] for got in receiver.got] == ["staytuned, tiny: rollback"]
