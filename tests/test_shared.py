@@ -35,8 +35,9 @@ def test_of_two_that_train_at_once_one_promotes_and_the_other_is_told_and_judges
     (winner,) = [space for space, run in runs.items() if run.returncode == 0]
     (loser,) = {one, other} - {winner}
     assert runs[loser].returncode == 75, ended
-    assert "version 2 was promoted by" in ended[loser][1] and "Traceback" not in ended[loser][1], ended[loser]
-    assert champion(winner) == champion(loser) == 2
+    new = champion(winner)  # 2, or 3 where the loser was the first to register
+    assert f"version {new} was promoted by" in ended[loser][1] and "Traceback" not in ended[loser][1], ended[loser]
+    assert champion(loser) == new > 1
 
     again = staytuned(loser, "run")
     assert again.returncode in (0, 4), again.stdout + again.stderr

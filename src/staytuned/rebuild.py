@@ -20,7 +20,9 @@ from staytuned.registry.lineage import PACKAGES, installed, surroundings
 from staytuned.registry.versions import WEIGHTS, Registry
 from staytuned.workspace import Workspace
 
-FILES = {"dvc.yaml": "dvc.yaml", "params.yaml": "params.yaml", "manifest.jsonl": "data/manifest.jsonl"}
+FILES = {name: name for name in ("dvc.yaml", "params.yaml", "behaviour.yaml")} | {
+    "manifest.jsonl": "data/manifest.jsonl"
+}
 
 
 def rebuild(workspace: Workspace, version: int, folder: Path | None) -> None:

@@ -33,6 +33,7 @@ def collect(workspace: Workspace, params: Params, folder: Path) -> dict[str, Any
     pointers = sorted(workspace.root.glob("data/*.dvc"))
     for path in (
         workspace.params,
+        workspace.behaviour,
         workspace.lock,
         workspace.root / "dvc.yaml",
         workspace.manifest,
