@@ -13,11 +13,11 @@ from pathlib import Path
 from staytuned import road, start
 from staytuned.backtest.pages import difference, rows_of
 from staytuned.backtest.run import backtest
+from staytuned.cli import POLICIES
 from staytuned.data.arrivals import arrivals
 from staytuned.demo import CHANGES
 from staytuned.workspace import Workspace
 
-POLICIES = ["never", "staytuned", "periodic-3", "scratch"]
 ROWS = 1_000  # of an arrival
 
 

@@ -37,7 +37,7 @@ def status(workspace: Workspace) -> None:
     for number, entry in enumerate(decisions):
         said = f"{_time(entry)} {entry.facts['outcome']}: {entry.facts['reasons'][0]}"
         table.add_row("" if number else "last decisions", said)
-    drift = workspace.reports / "drift" / "drift.json"
+    drift = workspace.drift / "drift.json"
     table.add_row("drift", read_json(drift)["said"] if drift.exists() else "not measured yet")
     table.add_row("next training", _trigger(entries))
     Console().print(table)

@@ -4,11 +4,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy
 import pyarrow.parquet
 
 from staytuned import alerts, pipeline
-from staytuned.data.sides import row_hashes
+from staytuned.data.sides import TRAINED_ON, unseen_by
 from staytuned.drift.triggers import PERIOD, Answer, Situation, decide, estimated, measured
 from staytuned.entry_points import task_class
 from staytuned.files import read_json
@@ -93,20 +92,19 @@ def _days_since(entry: Entry) -> float:
 
 def _new_batches(workspace: Workspace) -> dict[str, int]:
     """Accepted rows of each batch of which neither the champion nor the last candidate was trained on any row."""
-    folders = (workspace.pin / "champion", workspace.candidate)
-    known = [file for folder in folders if (file := folder / "trained_on.u64").exists()]
-    seen = numpy.concatenate([numpy.empty(0, "<u8"), *(numpy.fromfile(file, "<u8") for file in known)])
+    models = (workspace.pin / "champion", workspace.candidate)
+    folders = [folder for folder in models if (folder / TRAINED_ON).exists()]
     accepted = pyarrow.parquet.read_table(workspace.accepted, columns=["row", "batch"]).to_pandas()
     return {
         str(batch): len(rows)
         for batch, rows in accepted["row"].groupby(accepted["batch"])
-        if not numpy.isin(row_hashes(rows), seen).any()
+        if unseen_by(rows, folders).all()
     }
 
 
 def _drift(workspace: Workspace) -> dict[str, Any] | None:
     """What the drift stage found, if it had enough rows to find anything."""
-    file = workspace.reports / "drift" / "drift.json"
+    file = workspace.drift / "drift.json"
     found = read_json(file) if file.exists() else None
     return found if found and found["enough"] else None
 

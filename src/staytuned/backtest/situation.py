@@ -8,9 +8,9 @@ import pandas
 from staytuned.backtest.history import History, Version, model_of, predict
 from staytuned.data.sides import TEST
 from staytuned.drift.answers import Said, answered
-from staytuned.drift.rows import LEAST, newest
+from staytuned.drift.rows import newest
 from staytuned.drift.triggers import Situation, estimated, measured
-from staytuned.stages.drift import empty_report, look
+from staytuned.stages.drift import empty_report, look, measure_sizes
 
 
 def situation_of(
@@ -50,9 +50,7 @@ def look_at(history: History, champion: Version, arrival: int) -> dict[str, Any]
     ]
     reference, window = (rows.loc[here].reset_index(drop=True) for here in places)
     report = empty_report(champion.number, history.task.metrics[0].name)
-    for name, frame in (("reference", reference), ("window", window)):
-        report[name] |= {"rows": len(frame), "groups": int(frame["group"].nunique())}
-    report["enough"] = all(report[name]["groups"] >= least for name, least in LEAST.items())
+    measure_sizes(report, reference, window)
     if report["enough"]:
         model = model_of(history, history.params.train, champion)
 

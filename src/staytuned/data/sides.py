@@ -38,7 +38,7 @@ def _hashes(rows: Iterable[str]) -> numpy.ndarray:
 
 def unseen_by(rows: Iterable[str], folders: Iterable[Path]) -> numpy.ndarray:
     """Which rows no model of these folders was trained on, nor what it was made of; shape (rows,)."""
-    seen = [numpy.fromfile(folder / TRAINED_ON, dtype="<u8") for folder in folders]
+    seen = [numpy.empty(0, "<u8"), *(numpy.fromfile(folder / TRAINED_ON, dtype="<u8") for folder in folders)]
     found: numpy.ndarray = ~numpy.isin(_hashes(rows), numpy.concatenate(seen))
     return found
 

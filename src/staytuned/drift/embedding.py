@@ -21,4 +21,5 @@ def embedded(texts: list[str], base: Path, max_tokens: int, pieces: Path) -> num
 
     tokenizer = tokenizer_of(base)
     tokenizer.enable_truncation(max_tokens)
-    return kept_embeddings(base, encoded(tokenizer, texts), pieces)
+    (vectors,) = kept_embeddings(base, [encoded(tokenizer, texts)], pieces)
+    return vectors

@@ -1,6 +1,8 @@
 """What a base model can do before fine-tuning: its frozen embeddings, and a logistic regression on them."""
 
 import hashlib
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,10 @@ def probabilities_before(
         classes: How many there are; one that ``labels`` lacks gets probability 0.
         pieces: Folder in which embeddings are kept; None: they are not.
     """
-    regression = LogisticRegression(max_iter=1000).fit(kept_embeddings(base, train, pieces), labels)
+    known, asked = kept_embeddings(base, [train, test], pieces)
+    regression = LogisticRegression(max_iter=1000).fit(known, labels)
     found = numpy.zeros((len(test), classes))
-    found[:, regression.classes_] = regression.predict_proba(kept_embeddings(base, test, pieces))
+    found[:, regression.classes_] = regression.predict_proba(asked)
     return found
 
 
@@ -48,24 +51,25 @@ def embeddings(encoder: torch.nn.Module, examples: Examples) -> numpy.ndarray:
     return numpy.stack([found[place] for place in range(len(examples))])
 
 
-def kept_embeddings(base: Path, examples: Examples, pieces: Path | None) -> numpy.ndarray:
-    """The same by a base model, made once for each distinct text, shape (examples, hidden).
+def kept_embeddings(base: Path, parts: Sequence[Examples], pieces: Path | None) -> list[numpy.ndarray]:
+    """The same by a base model for each part, made once for each distinct text, shape (examples, hidden).
 
     Each text goes through the model alone: beside others its last digits would depend on what was kept already. That
     takes a third more time, once.
 
     Args:
         base: Folder of the base model.
-        examples: Its token ids.
+        parts: Its token ids.
         pieces: Folder in which embeddings are kept; None: they are not.
     """
-    rows = [ids.astype("<i4") for ids in examples.lists("input_ids", range(len(examples)))]
-    names = [hashlib.blake2b(ids.tobytes(), digest_size=16).hexdigest() for ids in rows]
+    rows = [[ids.astype("<i4") for ids in part.lists("input_ids", range(len(part)))] for part in parts]
+    names = [[hashlib.blake2b(ids.tobytes(), digest_size=16).hexdigest() for ids in part] for part in rows]
     model, vectors = fingerprint(base), dict[str, numpy.ndarray]()
     for piece in sorted(pieces.glob("*.npz")) if pieces else []:
         kept = read_piece(piece, model) or {"names": numpy.empty(0), "vectors": numpy.empty(0)}
         vectors |= zip(kept["names"].tolist(), kept["vectors"], strict=True)
-    missing = {name: ids for name, ids in zip(names, rows, strict=True) if name not in vectors}
+    texts = dict(zip(chain(*names), chain(*rows), strict=True))
+    missing = {name: ids for name, ids in texts.items() if name not in vectors}
     if missing:
         encoder = encoder_of(base)
         new = {name: _alone(encoder, ids) for name, ids in track(missing.items(), len(missing), "embedding")}
@@ -74,7 +78,7 @@ def kept_embeddings(base: Path, examples: Examples, pieces: Path | None) -> nump
             arrays = {"names": numpy.array([*new]), "vectors": numpy.stack([*new.values()])}
             write_piece(pieces / f"{digest}.npz", model, arrays)
         vectors |= new
-    return numpy.stack([vectors[name] for name in names])
+    return [numpy.stack([vectors[name] for name in part]) for part in names]
 
 
 def encoder_of(base: Path) -> Any:

@@ -34,10 +34,7 @@ def run(workspace: Workspace, params: Params) -> None:
     if champion:
         known = read_json(workspace.pin / "champion" / "staytuned.json").get("batches", [])  # older ones do not say
         reference, window = reference_and_window(workspace, known, params.drift)
-        for name, frame in (("reference", reference), ("window", window)):
-            report[name] |= {"rows": len(frame), "groups": int(frame["group"].nunique())}
-        report["window"]["batches"] = list(dict.fromkeys(window["batch"]))
-        report["enough"] = all(report[name]["groups"] >= least for name, least in LEAST.items())
+        measure_sizes(report, reference, window)
         if report["enough"]:
             rows = compare(workspace, params, reference, window, report)
     report["said"] = in_words(report)
@@ -58,6 +55,14 @@ def empty_report(champion: int | None, metric: str) -> dict[str, Any]:
         "skipped": {},
         "estimated_accuracy": None,
     }
+
+
+def measure_sizes(report: dict[str, Any], reference: pandas.DataFrame, window: pandas.DataFrame) -> None:
+    """How much there is to compare, and whether it is enough, into the report."""
+    for name, frame in (("reference", reference), ("window", window)):
+        report[name] |= {"rows": len(frame), "groups": int(frame["group"].nunique())}
+    report["window"]["batches"] = list(dict.fromkeys(window["batch"]))
+    report["enough"] = all(report[name]["groups"] >= least for name, least in LEAST.items())
 
 
 def compare(

@@ -140,8 +140,8 @@ class MultiLabelClassification(Task):
         from staytuned.modelling.embeddings import kept_embeddings
 
         learned = OneVsRestClassifier(LogisticRegression(max_iter=1000))
-        learned.fit(kept_embeddings(base, train.examples, train.pieces), self._truth(train.frame))
-        found: list[Any] = list(learned.predict_proba(kept_embeddings(base, test.examples, test.pieces)))
+        known, asked = kept_embeddings(base, [train.examples, test.examples], train.pieces)
+        found: list[Any] = list(learned.fit(known, self._truth(train.frame)).predict_proba(asked))
         return found
 
     def statistics(self, frame: pandas.DataFrame, predictions: list[Any]) -> numpy.ndarray:

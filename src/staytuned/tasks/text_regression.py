@@ -148,8 +148,8 @@ class TextRegression(Task):
 
         from staytuned.modelling.embeddings import kept_embeddings
 
-        learned = Ridge().fit(kept_embeddings(base, train.examples, train.pieces), train.examples.column("target"))
-        return self._in_range(learned.predict(kept_embeddings(base, test.examples, test.pieces)))
+        known, asked = kept_embeddings(base, [train.examples, test.examples], train.pieces)
+        return self._in_range(Ridge().fit(known, train.examples.column("target")).predict(asked))
 
     def statistics(self, frame: pandas.DataFrame, predictions: list[Any]) -> numpy.ndarray:
         """Absolute error; squares and product of the two ranks among all rows, less their mean, and the ranks; 1.
