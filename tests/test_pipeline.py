@@ -7,7 +7,7 @@ from tiny import make_rows, make_workspace, write_csv
 
 from staytuned import pipeline, road, start
 
-STAGES = ["validate", "split", "encode", "train", "evaluate"]
+STAGES = ["validate", "split", "drift", "encode", "train", "evaluate"]
 
 
 def test_a_stage_runs_in_its_workspace_wherever_the_command_was_given(tmp_path: Path) -> None:
