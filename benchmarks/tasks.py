@@ -7,26 +7,33 @@ each job: rows, epochs, seconds of the road, the first metric with its interval,
 candidate is better, and the answer to one row. Ends with 1 where the gain's interval holds 0.
 """
 
-import csv
-import gzip
-import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from measure import ENVIRONMENT, wall
+from real_data import (
+    Files,
+    abstracts,
+    act_names,
+    acts,
+    chats,
+    conll,
+    given,
+    intents,
+    own_or_other,
+    ratings,
+    summaries,
+    translations,
+)
 from tiny import set_params
 
-from staytuned.data import example
 from staytuned.files import read_json
 from staytuned.start import init
 from staytuned.workspace import Workspace
-
-Files = Callable[[Path, Path], list[Path]]  # of a data folder and a scratch folder: what is ingested
 
 
 @dataclass(frozen=True)
@@ -39,52 +46,22 @@ class Job:
     predict: list[str] = field(default_factory=lambda: ["predict", "it works well"])
 
 
-def given(*names: str) -> Files:
-    """Files that are ingested as they are."""
-    return lambda data, scratch: [data / name for name in names]
-
-
-def conll(*names: str) -> Files:
-    """Files of CoNLL columns under the ending that says so."""
-
-    def copied(data: Path, scratch: Path) -> list[Path]:
-        made = []
-        for name in names:
-            made.append(scratch / f"{Path(name).name.replace('.', '-')}.conll")
-            made[-1].write_bytes((data / name).read_bytes())
-        return made
-
-    return copied
-
-
-def ratings(data: Path, scratch: Path) -> list[Path]:
-    """The product reviews of the road's example."""
-    return [example.fetch("product", scratch)]
-
-
-def titles_and_abstracts(data: Path, scratch: Path) -> list[Path]:
-    """4,000 titles of arXiv papers, each with its abstract."""
-    with gzip.open(data / "arxiv/abstracts.csv.gz", "rt", encoding="utf-8", newline="") as handle:
-        rows = [row for _, row in zip(range(4000), csv.DictReader(handle), strict=False)]
-    return [_jsonl(scratch / "pairs.jsonl", ({"text": row["title"], "text_pair": row["abstract"]} for row in rows))]
-
-
-def _jsonl(path: Path, rows: Iterator[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def _intents(data: Path) -> list[str]:
-    with (data / "intent/banking77/train.csv").open(encoding="utf-8", newline="") as handle:
-        return sorted({row["category"] for row in csv.DictReader(handle)})
-
+SMOLLM = {  # 135 million weights: low-rank adapters, short texts, one seed
+    "train__lora": {"rank": 8, "alpha": 16},
+    "train__learning_rate": 4e-4,
+    "train__head_learning_rate": 4e-4,
+    "train__epochs": 1,
+    "encode__max_tokens": 256,
+    "split__test": 0.31,
+    "split__validation": 0.05,
+}
 
 JOBS = {
     "banking77": Job(
         "text-classification",
         given("intent/banking77/train.csv", "intent/banking77/test.csv"),
         {
-            "task__labels": _intents,
+            "task__labels": intents,
             "ingest__columns__label": "category",
             "train__epochs": 3,
             "train__learning_rate": 2e-4,
@@ -130,10 +107,67 @@ JOBS = {
     ),
     "arxiv-abstracts": Job(
         "sentence-retrieval",
-        titles_and_abstracts,
+        abstracts(4000, "title", "abstract"),
         {"train__epochs": 1, "encode__max_tokens": 128},
         ["predict", "Deep learning", "--pair", "We train a neural network of many layers."],
     ),
+    "own-or-other": Job(
+        "sentence-pairs",
+        own_or_other(4000),
+        {"task__labels": ["own", "other"], "encode__max_tokens": 96},
+        ["predict", "Deep learning", "--pair", "We train a neural network of many layers."],
+    ),
+    "acts": Job(
+        "multi-label-classification",
+        acts,
+        {
+            "task__labels": act_names,
+            "ingest__columns__group": "document",
+            "encode__max_tokens": 64,
+            "train__learning_rate": 2e-4,
+            "split__test": 0.22,
+        },
+        ["predict", "Please find me a table for two at noon."],
+    ),
+    "acts-and-speaker": Job(
+        "several-tasks",
+        acts,
+        {
+            "task__parts": lambda data: [
+                {
+                    "column": "acts",
+                    "task": {"name": "multi-label-classification", "labels": act_names(data), "threshold": 0.5},
+                },
+                {
+                    "column": "speaker",
+                    "task": {"name": "text-classification", "labels": ["user", "assistant"], "label_from_rating": None},
+                },
+            ],
+            "ingest__columns__keep": ["acts", "speaker"],
+            "ingest__columns__group": "document",
+            "encode__max_tokens": 64,
+            "train__learning_rate": 2e-4,
+            "train__epochs": 4,
+            "split__test": 0.22,
+        },
+        ["predict", "Please find me a table for two at noon."],
+    ),
+    "scitldr": Job(
+        "text-generation",
+        summaries,
+        SMOLLM | {"train__epochs": 2, "task__max_target_tokens": 48},
+        ["predict", "We train a large network on little data. It generalises well. The reason is not known."],
+    ),
+    "tatoeba": Job(
+        "text-generation",
+        translations,
+        SMOLLM
+        | {"task__metric": "chrf", "task__bleu_words": "char", "task__prompt": "English: {text}\nChinese: "}
+        | {"task__max_target_tokens": 40, "encode__max_tokens": 96, "split__test": 0.1, "train__epochs": 2},
+        ["predict", "I do not know."],
+    ),
+    "sgd": Job("dialogue", chats, SMOLLM | {"ingest__columns__group": "document", "task__max_reply_tokens": 40}),
+    "arxiv-language": Job("language-modelling", abstracts(660, "abstract"), SMOLLM),
 }
 
 

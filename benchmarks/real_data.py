@@ -1,0 +1,135 @@
+"""The public data sets of docs/tasks.md as files that staytuned ingests."""
+
+import csv
+import gzip
+import json
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from staytuned.data import example
+
+Files = Callable[[Path, Path], list[Path]]  # of a data folder and a scratch folder: what is ingested
+TURNS = 4  # of a chat, so that it has at most some 256 tokens
+
+
+def given(*names: str) -> Files:
+    """Files that are ingested as they are."""
+    return lambda data, scratch: [data / name for name in names]
+
+
+def conll(*names: str) -> Files:
+    """Files of CoNLL columns under the ending that says so."""
+
+    def copied(data: Path, scratch: Path) -> list[Path]:
+        made = []
+        for name in names:
+            made.append(scratch / f"{Path(name).name.replace('.', '-')}.conll")
+            made[-1].write_bytes((data / name).read_bytes())
+        return made
+
+    return copied
+
+
+def ratings(data: Path, scratch: Path) -> list[Path]:
+    """The product reviews of the road's example."""
+    return [example.fetch("product", scratch)]
+
+
+def abstracts(rows: int, *columns: str) -> Files:
+    """arXiv papers: ``columns`` of their first ``rows``, by the names that staytuned has."""
+
+    def made(data: Path, scratch: Path) -> list[Path]:
+        names = dict(zip(columns, ("text", "text_pair"), strict=False))
+        found = islice(_papers(data), rows)
+        return [_jsonl(scratch / "papers.jsonl", ({names[name]: row[name] for name in columns} for row in found))]
+
+    return made
+
+
+def own_or_other(rows: int) -> Files:
+    """arXiv titles, each with its own abstract or, every second one, with that of the next paper of its category."""
+
+    def made(data: Path, scratch: Path) -> list[Path]:
+        papers = sorted(islice(_papers(data), rows), key=lambda row: (row["label"], row["arxiv_id"]))
+        pairs = []
+        for place, paper in enumerate(papers):
+            other = papers[(place + 1) % len(papers)] if place % 2 else paper
+            label = "other" if place % 2 else "own"
+            pairs.append({"text": paper["title"], "text_pair": other["abstract"], "label": label})
+        return [_jsonl(scratch / "pairs.jsonl", pairs)]
+
+    return made
+
+
+def summaries(data: Path, scratch: Path) -> list[Path]:
+    """660 abstracts of SciTLDR and the first summary of each."""
+    with (data / "summarization/scitldr/train.jsonl").open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in islice(lines, 660)]
+    pairs = ({"text": " ".join(row["source"]), "label": row["target"][0]} for row in rows)
+    return [_jsonl(scratch / "summaries.jsonl", pairs)]
+
+
+def translations(data: Path, scratch: Path) -> list[Path]:
+    """Every 8th pair of Tatoeba, which come by length: 2,551 of all lengths."""
+    with (data / "translation/tatoeba_en_zh/cmn.txt").open(encoding="utf-8") as lines:
+        pairs = (line.rstrip("\n").split("\t")[:2] for line in islice(lines, 0, None, 8))
+        rows = [{"text": english, "label": chinese} for english, chinese in pairs]
+    return [_jsonl(scratch / "translations.jsonl", rows)]
+
+
+def chats(data: Path, scratch: Path) -> list[Path]:
+    """Chats of ``TURNS`` turns, cut out of the dialogues one after the other."""
+    rows = []
+    for dialogue in _dialogues(data):
+        turns = [{"role": role, "content": turn["utterance"]} for role, turn in _turns(dialogue)]
+        for start in range(0, len(turns) - TURNS + 1, TURNS):
+            chat = turns[start : start + TURNS]
+            rows.append({"messages": chat, "document": dialogue["dialogue_id"]})
+    return [_jsonl(scratch / "chats.jsonl", rows)]
+
+
+def acts(data: Path, scratch: Path) -> list[Path]:
+    """What each turn of the dialogues does (INFORM, REQUEST, ...), its speaker, and the dialogue it is of."""
+    rows = []
+    for dialogue in _dialogues(data):
+        for role, turn in _turns(dialogue):
+            done = sorted({action["act"] for frame in turn["frames"] for action in frame["actions"]})
+            rows.append(
+                {"text": turn["utterance"], "label": done, "acts": done, "speaker": role}
+                | {"document": dialogue["dialogue_id"]}
+            )
+    return [_jsonl(scratch / "acts.jsonl", rows)]
+
+
+def act_names(data: Path) -> list[str]:
+    """All acts of the dialogues."""
+    frames = (frame for dialogue in _dialogues(data) for _, turn in _turns(dialogue) for frame in turn["frames"])
+    return sorted({action["act"] for frame in frames for action in frame["actions"]})
+
+
+def intents(data: Path) -> list[str]:
+    """All intents of Banking77."""
+    with (data / "intent/banking77/train.csv").open(encoding="utf-8", newline="") as handle:
+        return sorted({row["category"] for row in csv.DictReader(handle)})
+
+
+def _papers(data: Path) -> Iterator[dict[str, str]]:
+    with gzip.open(data / "arxiv/abstracts.csv.gz", "rt", encoding="utf-8", newline="") as handle:
+        yield from csv.DictReader(handle)
+
+
+def _dialogues(data: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((data / "dialogue/sgd_dev_001.json").read_text("utf-8"))
+    return found
+
+
+def _turns(dialogue: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    roles = {"USER": "user", "SYSTEM": "assistant"}
+    return [(roles[turn["speaker"]], turn) for turn in dialogue["turns"]]
+
+
+def _jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
