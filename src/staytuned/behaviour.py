@@ -75,7 +75,10 @@ def examine(checks: list[Check], rows: pandas.DataFrame, answers: Answers, seed:
         seed: Of the rows that are taken, and of the typos.
     """
     texts = rows["text"].sample(min(CASES, len(rows)), random_state=seed).tolist()
-    return {check.name: _outcome(check, _cases(check, texts, seed), answers) for check in checks}
+    cases = {check.name: _cases(check, texts, seed) for check in checks}
+    asked = sorted({text for pairs in cases.values() for pair in pairs for text in pair if text is not None})
+    said = dict(zip(asked, answers(asked), strict=True))  # each text once: several checks change the same ones
+    return {check.name: _outcome(check, cases[check.name], said) for check in checks}
 
 
 def _cases(check: Check, texts: list[str], seed: int) -> list[tuple[str, str | None]]:
@@ -89,10 +92,8 @@ def _cases(check: Check, texts: list[str], seed: int) -> list[tuple[str, str | N
     return [(CHANGES[check.change](text, chance), text) for text in texts]
 
 
-def _outcome(check: Check, cases: list[tuple[str, str | None]], answers: Answers) -> dict[str, Any]:
-    found = answers([text for text, _ in cases])
-    wanted = [check.label] * len(cases) if check.label else answers([str(other) for _, other in cases])
-    failed = [text for (text, _), one, other in zip(cases, found, wanted, strict=True) if one != other]
+def _outcome(check: Check, cases: list[tuple[str, str | None]], said: dict[str, str]) -> dict[str, Any]:
+    failed = [text for text, other in cases if said[text] != (check.label if other is None else said[other])]
     return {
         "passed": len(cases) - len(failed),
         "cases": len(cases),
