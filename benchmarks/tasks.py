@@ -171,19 +171,24 @@ JOBS = {
 }
 
 
-def run(data: Path, folder: Path, name: str) -> bool:
-    """One job; whether it is better than what there was before by more than the interval."""
-    job, place = JOBS[name], folder / name
+def prepare(data: Path, place: Path, name: str) -> None:
+    """A workspace with the job's params and rows, if it is not there yet."""
+    job = JOBS[name]
     if not (place / "params.yaml").exists():
         workspace = init(place, job.task)
         params = {key: value(data) if callable(value) else value for key, value in job.params.items()}
-        set_params(
-            workspace, gate__bounds={}, train__sharpness=0.0, train__threads=1, **params
-        )  # plain steps, at half the cost
+        plain = {"gate__bounds": {}, "train__sharpness": 0.0}  # plain steps, at half the cost
+        set_params(workspace, **plain | {"train__threads": 1} | params)
         scratch = place / "var"
         scratch.mkdir(exist_ok=True)
         for file in job.files(data, scratch):
             wall(["staytuned", "ingest", str(file)], place)
+
+
+def run(data: Path, folder: Path, name: str) -> bool:
+    """One job; whether it is better than what there was before by more than the interval."""
+    job, place = JOBS[name], folder / name
+    prepare(data, place, name)
     start = time.perf_counter()
     wall(["staytuned", "run"], place)
     seconds = time.perf_counter() - start

@@ -1,0 +1,159 @@
+"""Quality against the recipe of transformers' own example scripts: `Trainer` with its defaults, over 3 seeds.
+
+usage: python benchmarks/recipes.py DATA FOLDER NAME...     NAME: of a job in benchmarks/tasks.py
+
+DATA as there; FOLDER keeps what is done, training by training, so that it can be resumed. Both sides start from the
+same base model and have the same rows and epochs; theirs has the validation rows to train on as well, since it stops
+by count. Ours is the stage that the road runs, under the job's params with 2 threads.
+
+Bound: the mean over seeds of the first metric's difference on the test rows is at least 0.
+"""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import torch
+import transformers
+from tasks import JOBS, prepare
+from tokenizers import Tokenizer
+
+from staytuned import tasks
+from staytuned.data.sides import TEST, TRAIN, VALIDATION, rows_of
+from staytuned.files import read_json, write_json
+from staytuned.modelling.examples import Examples
+from staytuned.modelling.heads import backbone
+from staytuned.models import find_base
+from staytuned.params import Params
+from staytuned.predictor import Predictor
+from staytuned.stages import encode, split, train, validate
+from staytuned.tasks import Task
+from staytuned.training.loop import make_deterministic
+from staytuned.workspace import Workspace
+
+SEEDS = (1, 2, 3)
+T_95 = 4.303  # Student's t, 2 degrees of freedom
+THEIRS = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "sentence-pairs": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+}
+
+
+class Theirs(torch.nn.Module):
+    """A model of transformers with its own head, which answers as ours do."""
+
+    def __init__(self, task: Task, base: Path, width: int) -> None:
+        super().__init__()
+        maker = getattr(transformers, THEIRS[task.options.name])
+        self.model = maker.from_pretrained(base, num_labels=width, local_files_only=True, use_safetensors=True)
+
+    def forward(self, allowed: torch.Tensor | None = None, **inputs: torch.Tensor) -> torch.Tensor:
+        """Logits in the shape that the task has them."""
+        said = self.model(**inputs)
+        if allowed is None:
+            return said.logits
+        spans = torch.stack([said.start_logits, said.end_logits], dim=-1)
+        return spans if self.training else spans.masked_fill(~allowed.unsqueeze(-1), torch.finfo(spans.dtype).min)
+
+
+class Recipe(transformers.Trainer):
+    """`Trainer` on the batches and the loss of a task."""
+
+    def __init__(self, task: Task, examples: Examples, **options: Any) -> None:
+        def collate(places: list[int]) -> dict[str, Any]:
+            return task.batch(examples, places, None)._asdict()
+
+        super().__init__(train_dataset=range(len(examples)), data_collator=collate, **options)
+        self.task = task
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **more: Any) -> torch.Tensor:
+        """The task's own mean loss."""
+        return self.task.loss(model(**inputs["inputs"]), inputs["targets"])
+
+
+def theirs(space: Workspace, params: Params, task: Task) -> torch.nn.Module:
+    """The model after `Trainer` with its defaults but for the epochs."""
+    tables = []
+    for side in (TRAIN, VALIDATION):
+        with pyarrow.memory_map(str(space.encoded / f"{side}.arrow")) as source:
+            tables.append(pyarrow.ipc.open_stream(source).read_all())
+    base = find_base(params.model.base, [])
+    width = task.model(backbone(task.kind, base, 0.0, pretrained=False), 0.0).head.out_features
+    model = Theirs(task, base, width)
+    arguments = transformers.TrainingArguments(
+        output_dir=str(space.var / "trainer"),
+        num_train_epochs=params.train.epochs,
+        seed=params.train.seed,
+        save_strategy="no",
+        remove_unused_columns=False,
+    )
+    Recipe(task, Examples(pyarrow.concat_tables(tables)), model=model, args=arguments).train()
+    return model.eval()
+
+
+def ours(space: Workspace, params: Params, task: Task) -> torch.nn.Module:
+    """The model of the stage that the road runs."""
+    train.run(space, params)
+    return Predictor(space.candidate).model
+
+
+def measured(space: Workspace, name: str, seed: int) -> dict[str, float]:
+    """What one side achieves on the test rows with one seed; kept in the workspace."""
+    done = space.var / "recipes" / f"{name}-{seed}.json"
+    if not done.exists():
+        params = Params.read(space.params)
+        params = params.model_copy(update={"train": params.train.model_copy(update={"seed": seed, "threads": 2})})
+        make_deterministic(seed, params.train.threads)
+        task = tasks.load(params)
+        tokenizer = Tokenizer.from_file(str(find_base(params.model.base, []) / "tokenizer.json"))
+        task.adapt(tokenizer, params.encode.max_tokens)
+        start = time.perf_counter()
+        model = {"ours": ours, "theirs": theirs}[name](space, params, task)
+        seconds = time.perf_counter() - start
+        frame, examples = rows_of(space, TEST), Examples.read(space.encoded / f"{TEST}.arrow")
+        score = task.score(frame, task.predict(model, tokenizer, frame, examples))
+        write_json(done, score | {"seconds": seconds})
+    found: dict[str, float] = read_json(done)
+    return found
+
+
+def compare(data: Path, folder: Path, name: str) -> bool:
+    """Both sides of one job; whether ours is no worse."""
+    prepare(data, folder / name, name)
+    space = Workspace(folder / name)
+    params = Params.read(space.params)
+    if not space.encoded.exists():
+        for stage in (validate, split, encode):
+            stage.run(space, params)
+    found = [(measured(space, "ours", seed), measured(space, "theirs", seed)) for seed in SEEDS]
+    metric = tasks.load(params).metrics[0]
+    differences = [one[metric.name] - other[metric.name] for one, other in found]
+    mean, half = statistics.mean(differences), T_95 * statistics.stdev(differences) / len(SEEDS) ** 0.5
+    seconds = statistics.median(one["seconds"] / other["seconds"] for one, other in found)
+    print(
+        f"| {name} | {metric.title} | {statistics.mean(one[metric.name] for one, _ in found):.3f} | "
+        f"{statistics.mean(other[metric.name] for _, other in found):.3f} | "
+        f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f}) | {seconds:.2f} |",
+        flush=True,
+    )
+    return mean >= 0 if metric.higher_is_better else mean <= 0
+
+
+if __name__ == "__main__":
+    data, folder = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
+    transformers.utils.logging.set_verbosity_error()
+    print(
+        "| job | metric | staytuned | Trainer's defaults | difference | seconds over theirs |",
+        "|---|---|---|---|---|---|",
+        sep="\n",
+    )
+    unknown = [name for name in sys.argv[3:] if JOBS[name].task not in THEIRS]
+    if unknown:
+        sys.exit(f"transformers has no example script for {unknown}")
+    better = [compare(data, folder, name) for name in sys.argv[3:]]  # all of them, whatever the first says
+    sys.exit(not all(better))
