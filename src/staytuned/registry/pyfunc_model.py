@@ -5,8 +5,6 @@ from typing import Any
 import mlflow
 import pandas
 
-from staytuned.predictor import Predictor
-
 
 class Model(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """A frame of rows in; the task's table of predictions out, or what the model said before it was decoded."""
@@ -15,6 +13,8 @@ class Model(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: Any) -> None:
         """Load the weights."""
+        from staytuned.predictor import Predictor  # here: MLflow runs this file as it registers, without a model
+
         self.predictor = Predictor(context.artifacts["model"])
 
     # no type hint on model_input: MLflow would take it for the schema, which is the signature's to give

@@ -18,14 +18,14 @@ from staytuned.registry.gate import Decision, Standing, decide
 from staytuned.registry.ledger import Entry, Ledger, overtaken
 from staytuned.registry.pin import wanted, written
 from staytuned.registry.promotion import GATE, move, promotions, rolled_back, unconfirmed, witness
-from staytuned.registry.versions import CHALLENGER, CHAMPION, Registry
+from staytuned.registry.versions import CHALLENGER, CHAMPION, Registry, Reload
 from staytuned.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas
 
 LAST_STEP = {"PROMOTE": kinds.CONFIRMATION, "HOLD": kinds.CHALLENGE, "BLOCK": kinds.DECISION}  # that ends an outcome
-EXAMPLES = 32  # rows that the reloaded model is compared on
+TIMED = 32  # rows that are timed
 TOLERANCE = 1e-5  # largest difference of an output that passes
 
 CARD = """# {{ model }}
@@ -141,20 +141,19 @@ def _registered(
     key, weights = entry.facts["key"], entry.facts["weights"]
     report = read_json(workspace.evaluation / "evaluation.json")
     decision = Decision(entry.facts["outcome"], entry.facts["reasons"])
-    with busy("copying data to the DVC remote"):
-        pipeline.push(workspace)  # never a registration whose data is not there
-    version: int | None = next(  # an old champion, judged again, is registered
-        (move.facts["version"] for move in reversed(promotions(ledger)) if move.facts["weights"] == weights),
-        registry.version_of(key),
-    )
-    if version is None:
-        with busy("registering the candidate"):
-            inputs, outputs = _example(workspace)
-            version = registry.register(
-                run_id, key, weights, inputs, outputs, _card(workspace, params, report, decision)
-            )
-    with busy("reloading it in a fresh process"):
-        _prove(workspace, params, registry, version)
+    with registry.reloader(params.train.threads) as reload:
+        with busy("copying data to the DVC remote"):
+            pipeline.push(workspace)  # never a registration whose data is not there
+        version: int | None = next(  # an old champion, judged again, is registered
+            (move.facts["version"] for move in reversed(promotions(ledger)) if move.facts["weights"] == weights),
+            registry.version_of(key),
+        )
+        if version is None:
+            with busy("registering the candidate"):
+                card = _card(workspace, params, report, decision)
+                version = registry.register(run_id, key, weights, *_example(workspace), card)
+        with busy("reloading it in a fresh process"):
+            _prove(workspace, reload, version)
     return version
 
 
@@ -180,18 +179,14 @@ def _best(report: dict[str, Any], before: dict[str, Any] | None, new: dict[str, 
     return new if (gain if metric["higher_is_better"] else -gain) > 0 else before
 
 
-def _prove(workspace: Workspace, params: Params, registry: Registry, version: int) -> None:
-    """The registered version, reloaded elsewhere, must say of some test rows what the candidate says."""
+def _prove(workspace: Workspace, reload: Reload, version: int) -> None:
+    """The registered version, reloaded elsewhere, must say of some test rows what the candidate said of them."""
     import numpy
-    import torch
+    import pandas
 
-    from staytuned.predictor import Predictor
-
-    rows = _test_rows(workspace)
-    torch.set_num_threads(params.train.threads)
-    expected = numpy.concatenate([values.ravel() for values in Predictor(workspace.candidate).outputs(rows)])
-    found = registry.reload(version, rows, params.train.threads)
-    difference = float(numpy.abs(expected - found).max())
+    examples = read_json(workspace.evaluation / "examples.json")
+    found = reload(version, pandas.DataFrame(examples["rows"], dtype="object"))
+    difference = float(numpy.abs(numpy.float32(examples["outputs"]) - found).max())
     if not difference <= TOLERANCE:
         raise RegistryError(
             f"version {version}, reloaded in a fresh process, differs by {difference:g} in an output (at most "
@@ -203,33 +198,27 @@ def _example(workspace: Workspace) -> tuple["pandas.DataFrame", "pandas.DataFram
     """Two rows as a caller of the model gives them, and what it answers."""
     import pandas
 
-    from staytuned.predictor import Predictor
-
-    predictor = Predictor(workspace.candidate)
-    rows = _test_rows(workspace).head(2)
-    inputs = rows[[name for name in predictor.task.columns if name != "label"]]
-    return inputs, pandas.DataFrame(predictor.task.table(predictor.predict(rows)))
+    examples = read_json(workspace.evaluation / "examples.json")
+    answers = pandas.DataFrame(examples["answers"])
+    rows = pandas.DataFrame(examples["rows"], dtype="object").head(len(answers))
+    return rows[examples["columns"]], answers
 
 
 def _milliseconds(workspace: Workspace, params: Params) -> float:
     """Median time that the candidate takes for one row by itself."""
     import torch
 
+    from staytuned.data.sides import TEST, rows_of
     from staytuned.predictor import Predictor
 
     torch.set_num_threads(params.train.threads)
-    predictor, rows, found = Predictor(workspace.candidate), _test_rows(workspace), list[float]()
+    rows = rows_of(workspace, TEST).head(TIMED)
+    predictor, found = Predictor(workspace.candidate), list[float]()
     for place in [0, *range(len(rows))]:  # the first once more: it warms up
         begun = time.perf_counter()
         predictor.predict(rows.iloc[[place]].reset_index(drop=True))
         found.append(1000 * (time.perf_counter() - begun))
     return statistics.median(found[1:])
-
-
-def _test_rows(workspace: Workspace) -> "pandas.DataFrame":
-    from staytuned.data.sides import TEST, rows_of
-
-    return rows_of(workspace, TEST).head(EXAMPLES)
 
 
 def _card(workspace: Workspace, params: Params, report: dict[str, Any], decision: Decision) -> str:

@@ -1,6 +1,8 @@
 """Run as a program, in a fresh process: load a registered model from a folder, offline, by the code that it carries.
 
-usage: python -I reload_check.py MODEL_FOLDER ROWS.json OUTPUTS.npy
+usage: echo MODEL_FOLDER | python -I reload_check.py ROWS.json OUTPUTS.npy
+
+It imports what is dear before it reads the folder's name, so that it can be started while the model is registered.
 """
 
 import os
@@ -14,8 +16,8 @@ def _refuse(*_: Any, **__: Any) -> None:
     raise OSError("the reloaded model reached for the network")
 
 
-def main(folder: str, rows: str, outputs: str) -> None:
-    """Write what the model says of the rows, flat.
+def main(rows: str, outputs: str) -> None:
+    """Write what the model says of the rows, flat; without a folder, nothing.
 
     Raises:
         ImportError: it was run by code that lies elsewhere.
@@ -25,7 +27,11 @@ def main(folder: str, rows: str, outputs: str) -> None:
     import mlflow
     import numpy
     import pandas
+    import transformers  # noqa: F401 - the model needs it, and torch
 
+    folder = sys.stdin.readline().strip()
+    if not folder:
+        return
     model = mlflow.pyfunc.load_model(folder)
     code = Path(str(sys.modules["staytuned"].__file__))
     if not code.is_relative_to(folder):

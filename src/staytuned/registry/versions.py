@@ -6,15 +6,15 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
 from typing import TYPE_CHECKING, Any
 
 from staytuned.errors import RegistryError, StaytunedError
@@ -34,6 +34,8 @@ EXACT = (
     *("mlflow", "torch", "transformers", "tokenizers", "safetensors"),
     *("numpy", "pandas", "pyarrow", "pydantic", "ruamel.yaml"),
 )
+
+Reload = Callable[[int, "DataFrame"], Any]
 
 os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -227,32 +229,39 @@ class Registry:
                 model.rename(kept)
         return kept
 
-    def reload(self, version: int, rows: "DataFrame", threads: int) -> Any:
-        """What a registered version says of rows, reloaded offline in a fresh process, elsewhere, by its own code.
+    @contextmanager
+    def reloader(self, threads: int) -> Iterator[Reload]:
+        """What loads a registered version offline in a fresh process, elsewhere, by the version's own code.
+
+        The process starts here, and imports what it needs while the caller registers. The function that the block
+        gets takes a version and rows, and returns the version's outputs, flat.
 
         Raises:
-            RegistryError: it cannot be loaded there.
+            RegistryError: in that function: the version cannot be loaded there.
         """
-        import numpy
-
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            model = self.fetch(version, folder / "model")
-            rows.to_json(folder / "rows.json", orient="records")
             check = shutil.copy(Path(__file__).with_name("reload_check.py"), folder)
-            command = [
-                sys.executable,
-                "-I",
-                check,
-                str(model),
-                str(folder / "rows.json"),
-                str(folder / "outputs.npy"),
-            ]
+            command = [sys.executable, "-I", check, "rows.json", "outputs.npy"]
             environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-            if done.returncode:
-                raise RegistryError(f"version {version} does not load in a fresh process:\n{done.stderr[-2000:]}")
-            return numpy.load(folder / "outputs.npy", allow_pickle=False)
+            with Popen(
+                command, cwd=folder, env=environment, text=True, stdin=PIPE, stdout=DEVNULL, stderr=PIPE
+            ) as process:
+
+                def reload(version: int, rows: "DataFrame") -> Any:
+                    import numpy
+
+                    model = self.fetch(version, folder / "model")
+                    rows.to_json(folder / "rows.json", orient="records")
+                    said = process.communicate(f"{model}\n")[1]
+                    if process.returncode:
+                        raise RegistryError(f"version {version} does not load in a fresh process:\n{said[-2000:]}")
+                    return numpy.load(folder / "outputs.npy", allow_pickle=False)
+
+                try:
+                    yield reload
+                finally:
+                    process.kill()
 
     @answering()
     def set_alias(self, alias: str, version: int) -> None:

@@ -25,6 +25,7 @@ from staytuned.training.loop import make_deterministic
 from staytuned.workspace import Workspace
 
 COMPARED = ("base", "champion", "best")  # with the candidate
+EXAMPLES, ANSWERED = 32, 2  # rows that go with a registered model
 
 
 def run(workspace: Workspace, params: Params) -> None:
@@ -63,8 +64,23 @@ def run(workspace: Workspace, params: Params) -> None:
             report["models"][name]["version"] = about["version"]
     write_json(workspace.evaluation / "evaluation.json", report)
     write_pages(workspace, report)
+    write_json(workspace.evaluation / "examples.json", examples(Predictor(workspace.candidate), test.frame))
     short = report["models"]["candidate"]["metrics"]
     write_json(workspace.reports / "metrics.json", {name: round(value, 6) for name, value in short.items()})
+
+
+def examples(candidate: Predictor, frame: pandas.DataFrame) -> dict[str, Any]:
+    """Some rows with the candidate's outputs, flat, by which a copy of it is known; of the first, its answers too."""
+    rows = frame.head(EXAMPLES)
+    asked = rows[["text", "text_pair", "label"]].astype("object")
+    answered = rows.head(ANSWERED)
+    outputs = numpy.concatenate([values.ravel() for values in candidate.outputs(rows)])
+    return {
+        "rows": asked.where(asked.notna(), None).to_dict("records"),
+        "outputs": outputs.tolist(),
+        "columns": [name for name in candidate.task.columns if name != "label"],
+        "answers": candidate.task.table(candidate.predict(answered)),
+    }
 
 
 def pinned(workspace: Workspace) -> dict[str, Path]:
