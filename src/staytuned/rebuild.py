@@ -16,8 +16,9 @@ from staytuned.errors import DataError, MissingError, RegistryError, StageError
 from staytuned.files import read_json, sha256
 from staytuned.params import Params
 from staytuned.progress import busy
-from staytuned.registry.lineage import PACKAGES, installed, surroundings
+from staytuned.registry.lineage import PACKAGES, installed
 from staytuned.registry.versions import WEIGHTS, Registry
+from staytuned.surroundings import surroundings
 from staytuned.workspace import Workspace
 
 FILES = {name: name for name in ("dvc.yaml", "params.yaml", "behaviour.yaml")} | {

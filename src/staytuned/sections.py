@@ -135,6 +135,13 @@ class Lora(Section):
     alpha: Count
 
 
+class Checkpointing(Section):
+    """What a training that is cut off goes on from."""
+
+    every_steps: Count
+    keep: Count
+
+
 class Train(Section):
     """Fine-tuning."""
 
@@ -156,6 +163,7 @@ class Train(Section):
     clip: Positive
     evaluations_per_epoch: Count
     patience: Count
+    checkpoints: Checkpointing
 
 
 class Evaluate(Section):
