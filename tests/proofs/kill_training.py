@@ -90,7 +90,8 @@ def main(wanted: int = 200, seed: int = 1) -> bool:
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory() as scratch:
         workspace, log = make_workspace(Path(scratch) / "workspace"), Path(scratch) / "log"
-    XX
+        often = {"every_steps": 1, "keep": 2}
+        set_params(workspace, train__dropout=0.1, train__epochs=10, train__checkpoints=often)
         assert os.waitpid(forked(lambda: prepare(workspace), log), 0)[1] == 0, log.read_text()
         start = time.monotonic()
         assert os.waitpid(begin(workspace, log), 0)[1] == 0, log.read_text()
