@@ -30,13 +30,13 @@ class Cut(Exception):
 
 
 @pytest.fixture(scope="module")
-def params(workspace: Workspace) -> Params:  # noqa: F811
+def params(workspace: Workspace) -> Params:
     """Three epochs of 4 steps, each with two evaluations."""
     return tuned(Params.read(workspace.params), epochs=3, dropout=DROPOUT)
 
 
 def learn(
-    workspace: Workspace,  # noqa: F811
+    workspace: Workspace,
     params: Params,
     store: Path | None = None,
     cut_after: int | None = None,
@@ -74,13 +74,13 @@ def same(one: Weights, other: Weights) -> bool:
 
 
 @pytest.fixture(scope="module")
-def whole(workspace: Workspace, params: Params) -> tuple[Weights, list[Point]]:  # noqa: F811
+def whole(workspace: Workspace, params: Params) -> tuple[Weights, list[Point]]:
     """What comes of a training that nothing cuts off, without checkpoints."""
     return learn(workspace, params)
 
 
 @pytest.fixture(scope="module")
-def left(workspace: Workspace, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def left(workspace: Workspace, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints of a training that was cut off in its last epoch."""
     store = tmp_path_factory.mktemp("left")
     cut(workspace, params, store, cut_after=10)
@@ -97,7 +97,7 @@ def checkpoints_in(store: Path) -> list[Path]:
 
 
 def test_cut_off_at_every_step_in_turn_weights_and_curve_come_out_the_same(
-    workspace: Workspace,  # noqa: F811
+    workspace: Workspace,
     params: Params,
     whole: tuple[Weights, list[Point]],
     tmp_path: Path,
@@ -136,7 +136,7 @@ def shorten_manifest(file: Path) -> None:
     ],
 )
 def test_a_checkpoint_that_is_not_whole_is_refused_by_name_and_the_one_before_is_taken(
-    workspace: Workspace,  # noqa: F811
+    workspace: Workspace,
     params: Params,
     whole: tuple[Weights, list[Point]],
     store: Path,
@@ -154,7 +154,7 @@ def test_a_checkpoint_that_is_not_whole_is_refused_by_name_and_the_one_before_is
 
 
 def test_where_none_is_whole_training_starts_anew(
-    workspace: Workspace,  # noqa: F811
+    workspace: Workspace,
     params: Params,
     whole: tuple[Weights, list[Point]],
     store: Path,
@@ -166,7 +166,7 @@ def test_where_none_is_whole_training_starts_anew(
 
 
 @pytest.mark.parametrize("keep", [1, 3])
-def test_the_newest_are_kept(workspace: Workspace, params: Params, tmp_path: Path, keep: int) -> None:  # noqa: F811
+def test_the_newest_are_kept(workspace: Workspace, params: Params, tmp_path: Path, keep: int) -> None:
     learn(workspace, params, tmp_path, keep=keep)
     files = checkpoints_in(tmp_path)
     assert len(files) == keep
@@ -186,7 +186,7 @@ def no_file_larger_than(size: int) -> Iterator[None]:
 
 
 def test_on_a_full_disk_training_goes_on_and_says_so(
-    workspace: Workspace,  # noqa: F811
+    workspace: Workspace,
     params: Params,
     whole: tuple[Weights, list[Point]],
     store: Path,
@@ -203,7 +203,7 @@ def test_on_a_full_disk_training_goes_on_and_says_so(
 
 
 def test_what_a_killed_process_left_half_written_is_cleared_away(
-    workspace: Workspace,  # noqa: F811
+    workspace: Workspace,
     params: Params,
     store: Path,
 ) -> None:
@@ -214,7 +214,7 @@ def test_what_a_killed_process_left_half_written_is_cleared_away(
 
 
 def test_checkpoints_of_another_training_are_refused_by_name_where_they_stand_for_this_one(
-    workspace: Workspace,  # noqa: F811
+    workspace: Workspace,
     params: Params,
     store: Path,
 ) -> None:
@@ -240,7 +240,7 @@ def test_checkpoints_of_a_superseded_training_are_named_and_removed(
 
 
 def test_weights_that_are_no_numbers_are_not_put_away(
-    workspace: Workspace,  # noqa: F811
+    workspace: Workspace,
     params: Params,
     tmp_path: Path,
 ) -> None:
@@ -253,7 +253,7 @@ def test_weights_that_are_no_numbers_are_not_put_away(
 
 
 def test_the_stage_goes_on_by_itself_and_leaves_no_checkpoint(
-    workspace: Workspace,  # noqa: F811
+    workspace: Workspace,
     params: Params,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -153,6 +153,7 @@ class Train(Section):
     device: Literal["auto", "cpu", "cuda"]
     epochs: Count
     batch_size: Count
+    micro_batch: Count | None
     learning_rate: Positive
     head_learning_rate: Positive
     weight_decay: Annotated[float, Field(ge=0)]

@@ -7,8 +7,10 @@ they never change what a training says, only how long it takes.
 
 import hashlib
 import json
+import os
 import shutil
 import sys
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +25,7 @@ from staytuned.files import read_json, replacing, sha256, write_json
 from staytuned.sections import Checkpointing
 
 Origin = dict[str, Any]  # what decides the bits of a training, by name
+NICE = 10
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)  # what a manifest that was altered may raise
 
 
@@ -40,7 +43,7 @@ class Checkpoints:
     def __init__(self, store: Path, origin: Origin, options: Checkpointing) -> None:
         self.origin, self.options = origin, options
         self.folder = store / hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:16]
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writer = ThreadPoolExecutor(1, "checkpoint", initializer=_give_way)
         self._writing: Future[None] | None = None
         for other in set(store.glob("*")) - {self.folder}:
             print(f"removed {other}, checkpoints of another training: {_said_of(other, origin)}", file=sys.stderr)
@@ -114,6 +117,11 @@ class Checkpoints:
         """Once the training has ended and its model is written."""
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _give_way() -> None:
+    """Let this thread, and no other of the process, have the processor mostly when training has no use for it."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:

@@ -16,6 +16,7 @@ from staytuned.modelling.examples import Examples
 from staytuned.sections import Train
 from staytuned.tasks import Batch, Side, Task
 from staytuned.training.checkpoint import Checkpoints
+from staytuned.training.memory import memory_for
 from staytuned.training.order import shuffled_batches
 from staytuned.training.state import Point, Training, Weights
 
@@ -81,7 +82,11 @@ def fit(
         for group, rate in zip(training.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor(training.step - 1)
         random = numpy.random.default_rng([params.seed, training.step])
-        _step(training, task, task.batch(train, places, random).on(device), params)
+        batch = task.batch(train, places, random)
+        with memory_for(
+            min(batch.size, params.micro_batch or batch.size), int(train.lengths[places].max()), task.divisible
+        ):
+            _step(training, task, batch, params)
         step_done()
         is_evaluated = training.step in evaluate_at
         is_kept = checkpoints is not None and checkpoints.due(training.step)
@@ -117,11 +122,11 @@ def _step(training: Training, task: Task, batch: Batch, params: Train) -> None:
     """Learn from one batch."""
     model, optimizer = training.model, training.optimizer
     optimizer.zero_grad(set_to_none=True)
-    loss = _backward(task, model, batch)
+    loss = _gradient(task, model, batch, params)
     if params.sharpness:
         with uphill(model, params.sharpness):
             optimizer.zero_grad(set_to_none=True)
-            _backward(task, model, batch)
+            _gradient(task, model, batch, params)
     torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip)
     optimizer.step()
     training.losses.append(loss)
@@ -195,10 +200,20 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
-def _backward(task: Task, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """The loss on a batch; its gradient is left in the parameters."""
+def _gradient(task: Task, model: torch.nn.Module, batch: Batch, params: Train) -> torch.Tensor:
+    """The mean loss of a batch; its gradient is left in the parameters. Each part weighs as many terms as it has."""
+    device, terms = next(model.parameters()).device, max(1, task.terms(batch))
+    losses = []
+    for start in range(0, batch.size, params.micro_batch or batch.size):
+        part = batch.rows(slice(start, start + (params.micro_batch or batch.size)))
+        losses.append(_backward(task, model, part.on(device), task.terms(part) / terms))
+    return torch.stack(losses).sum()
+
+
+def _backward(task: Task, model: torch.nn.Module, batch: Batch, weight: float) -> torch.Tensor:
+    """The weighted loss on a batch; its gradient is added to that of the parameters."""
     with autocast(batch.inputs["input_ids"].device):
-        loss = task.loss(model(**batch.inputs).float(), batch.targets)
+        loss = task.loss(model(**batch.inputs).float(), batch.targets) * weight
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
