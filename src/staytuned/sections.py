@@ -150,6 +150,7 @@ class Train(Section):
     start: Literal["base", "champion"]
     replay: Annotated[float, Field(ge=0)]
     continued_rate: Positive
+    processes: Count
     device: Literal["auto", "cpu", "cuda"]
     epochs: Count
     batch_size: Count

@@ -2,7 +2,8 @@
 
 import dataclasses
 import shutil
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from staytuned.modelling.heads import backbone
 from staytuned.models import find_base, fingerprint
 from staytuned.params import Params
 from staytuned.progress import bar
-from staytuned.tasks import Side
+from staytuned.tasks import Side, Task
+from staytuned.training import ranks
 from staytuned.training.checkpoint import Checkpoints, write_tensors
 from staytuned.training.continual import champion_to_start_from, check_continues, continued, with_replay
 from staytuned.training.cost import tokens_of
-from staytuned.training.loop import fit, make_deterministic, steps_in
+from staytuned.training.loop import fit, make_deterministic, pick_device, steps_in
 from staytuned.training.origin import origin_of
 from staytuned.training.state import Point
 from staytuned.workspace import Workspace
@@ -39,10 +41,15 @@ def run(workspace: Workspace, params: Params) -> None:
         DataError: training is to go on from the champion, and no row is new to it; a checkpoint is of another training.
         MissingError: the base model, or a GPU that was asked for, is not there.
         ParamsError: training cannot go on from the champion.
-        TrainingError: the loss is not a finite number.
+        TrainingError: the loss is not a finite number, or the memory does not suffice.
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    with ranks.together(params.train.processes, workspace.root, pick_device(params.train.device)):
+        _train(workspace, params)
+
+
+def _train(workspace: Workspace, params: Params) -> None:
     make_deterministic(params.train.seed, params.train.threads)
     task = tasks.load(params)
     train = Examples.read(workspace.encoded / f"{TRAIN}.arrow")
@@ -60,21 +67,14 @@ def run(workspace: Workspace, params: Params) -> None:
         from staytuned.modelling.lora import with_lora
 
         model = with_lora(model, options.lora.rank, options.lora.alpha, options.dropout)
-    origin = origin_of(workspace, params, fingerprinted, before)
-    checkpoints = Checkpoints(workspace.checkpoints, origin, options.checkpoints)
-    curve = workspace.curve
-    write_text(curve, ",".join(field.name for field in dataclasses.fields(Point)) + "\n")
-
-    title = task.validation_metric.title
-    with bar() as display, closing(checkpoints):
-        shown = display.add_task("training", total=steps_in(len(train), options))
-
-        def seen(point: Point) -> None:
-            with curve.open("a", encoding="utf-8") as handle:
-                handle.write(",".join(f"{value:.6g}" for value in dataclasses.astuple(point)) + "\n")
-            display.update(shown, description=f"training, validation {title} {point.validation_score:.3f}")
-
-        weights, best = fit(task, model, train, validation, options, seen, lambda: display.advance(shown), checkpoints)
+    ranks.part_random_numbers(options.seed)
+    checkpoints = Checkpoints(
+        workspace.checkpoints, origin_of(workspace, params, fingerprinted, before), options.checkpoints
+    )
+    with closing(checkpoints), _shown(workspace.curve, steps_in(len(train), options), task) as (seen, step_done):
+        weights, best = fit(task, model, train, validation, options, seen, step_done, checkpoints)
+    if not ranks.is_first():
+        return
     _save(workspace.candidate, model, weights, base)
     learned = row_hashes({*train.names, *validation.examples.names})
     if before:
@@ -97,6 +97,25 @@ def run(workspace: Workspace, params: Params) -> None:
         },
     )
     checkpoints.remove()
+
+
+@contextmanager
+def _shown(curve: Path, steps: int, task: Task) -> Iterator[tuple[Callable[[Point], None], Callable[[], None]]]:
+    """What is called with each point and after each step: a new curve and a bar, in the process that writes."""
+    if not ranks.is_first():
+        yield lambda point: None, lambda: None
+        return
+    write_text(curve, ",".join(field.name for field in dataclasses.fields(Point)) + "\n")
+    title = task.validation_metric.title
+    with bar() as display:
+        shown = display.add_task("training", total=steps)
+
+        def seen(point: Point) -> None:
+            with curve.open("a", encoding="utf-8") as handle:
+                handle.write(",".join(f"{value:.6g}" for value in dataclasses.astuple(point)) + "\n")
+            display.update(shown, description=f"training, validation {title} {point.validation_score:.3f}")
+
+        yield seen, lambda: display.advance(shown)
 
 
 def _save(folder: Path, model: Any, weights: dict[str, torch.Tensor], base: Path) -> None:

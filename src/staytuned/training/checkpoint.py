@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from staytuned.errors import DataError, StorageError, disk_full, from_os_error, is_full
 from staytuned.files import read_json, replacing, sha256, write_json
 from staytuned.sections import Checkpointing
+from staytuned.training import ranks
 
 Origin = dict[str, Any]  # what decides the bits of a training, by name
 NICE = 10
@@ -45,7 +46,7 @@ class Checkpoints:
         self.folder = store / hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:16]
         self._writer = ThreadPoolExecutor(1, "checkpoint", initializer=_give_way)
         self._writing: Future[None] | None = None
-        for other in set(store.glob("*")) - {self.folder}:
+        for other in set(store.glob("*")) - {self.folder} if ranks.is_first() else ():
             print(f"removed {other}, checkpoints of another training: {_said_of(other, origin)}", file=sys.stderr)
             shutil.rmtree(other)
 
@@ -55,16 +56,24 @@ class Checkpoints:
         Raises:
             DataError: a checkpoint here is of another training: its folder was moved or made by hand.
         """
+        step = ranks.as_first_says(self._newest_whole() if ranks.is_first() else 0)
+        return _read(self._file(step)) if step else None
+
+    def _newest_whole(self) -> int:
+        """Its step; 0 where there is none."""
         for left in self.folder.glob(".*.tmp"):  # a process was killed as it wrote
             left.unlink()
         for file in sorted(self.folder.glob("*.safetensors"), reverse=True):
             fault = self._fault(file)
             if fault is None:
                 print(f"training goes on from the checkpoint {file}", file=sys.stderr)
-                return _read(file)
+                return int(file.stem)
             print(f"refused the checkpoint {file}: {fault}", file=sys.stderr)
             _remove(file)
-        return None
+        return 0
+
+    def _file(self, step: int) -> Path:
+        return self.folder / f"{step:010}.safetensors"
 
     def _fault(self, file: Path) -> str | None:
         """Why a checkpoint cannot be used; None where it can."""
@@ -90,11 +99,12 @@ class Checkpoints:
             return False
         if self._writing and self._writing.done():
             self._writing = self._writing.result()
-        return self._writing is None
+        return bool(ranks.as_first_says(self._writing is None))
 
     def write(self, step: int, state: dict[str, Any]) -> None:
         """Write a state that nothing changes any more, in the background."""
-        self._writing = self._writer.submit(self._write, self.folder / f"{step:010}.safetensors", state)
+        if ranks.is_first():
+            self._writing = self._writer.submit(self._write, self._file(step), state)
 
     def _write(self, file: Path, state: dict[str, Any]) -> None:
         """One that cannot be written is no reason to stop: the model itself may well find room in the end."""

@@ -15,6 +15,7 @@ from staytuned.errors import MissingError, TrainingError
 from staytuned.modelling.examples import Examples
 from staytuned.sections import Train
 from staytuned.tasks import Batch, Side, Task
+from staytuned.training import ranks
 from staytuned.training.checkpoint import Checkpoints
 from staytuned.training.memory import memory_for
 from staytuned.training.order import shuffled_batches
@@ -203,11 +204,12 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
 def _gradient(task: Task, model: torch.nn.Module, batch: Batch, params: Train) -> torch.Tensor:
     """The mean loss of a batch; its gradient is left in the parameters. Each part weighs as many terms as it has."""
     device, terms = next(model.parameters()).device, max(1, task.terms(batch))
-    losses = []
-    for start in range(0, batch.size, params.micro_batch or batch.size):
-        part = batch.rows(slice(start, start + (params.micro_batch or batch.size)))
-        losses.append(_backward(task, model, part.on(device), task.terms(part) / terms))
-    return torch.stack(losses).sum()
+    own, counts = ranks.share(batch)
+    losses, size = [], params.micro_batch or own.size
+    for start in range(0, own.size, size):
+        part = own.rows(slice(start, start + size))
+        losses.append(_backward(task, model, part.on(device), counts * task.terms(part) / terms))
+    return ranks.add_up(torch.stack(losses).sum(), model)
 
 
 def _backward(task: Task, model: torch.nn.Module, batch: Batch, weight: float) -> torch.Tensor:

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from staytuned.training import ranks
+
 Weights = dict[str, torch.Tensor]
 
 
@@ -44,7 +46,7 @@ class Training:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "losses": self.losses,
-            "random": _random_states(),
+            "random": [ranks.of_all(state) for state in _random_states()],
         }
         return {name: _copied(value) for name, value in held.items()} | {
             "step": self.step,
@@ -61,14 +63,14 @@ class Training:
         self.losses = [loss.to(device) for loss in state["losses"]]
         self.step, self.best, self.best_at = state["step"], state["best"], state["best_at"]
         self.curve = [Point(*values) for values in state["curve"]]
-        torch.set_rng_state(state["random"][0])
+        torch.set_rng_state(ranks.own(state["random"][0]))
         if state["random"][1:]:
-            torch.cuda.set_rng_state_all(state["random"][1:])
+            torch.cuda.set_rng_state(ranks.own(state["random"][1]))
 
 
 def _random_states() -> list[torch.Tensor]:
-    """Of torch's generators: the processor's, then that of each GPU."""
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+    """Of torch's generators: the processor's, then that of the GPU."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]
 
 
 def _copied(tree: Any) -> Any:
