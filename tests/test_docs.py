@@ -27,6 +27,7 @@ SHOWN = re.compile(r"^(?:\$ )?((?:staytuned|dvc) [^\n#]*)$|`((?:staytuned|dvc) [
 # their words are parsed, not run.
 PARSED = (
     *("staytuned ui", "staytuned watch", "staytuned example", "staytuned demo", "staytuned backtest --policies"),
+    "staytuned train",
     *("dvc remote", "dvc pull"),
 )
 

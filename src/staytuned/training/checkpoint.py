@@ -8,6 +8,7 @@ they never change what a training says, only how long it takes.
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -26,7 +27,6 @@ from staytuned.sections import Checkpointing
 from staytuned.training import ranks
 
 Origin = dict[str, Any]  # what decides the bits of a training, by name
-NICE = 10
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)  # what a manifest that was altered may raise
 
 
@@ -77,6 +77,8 @@ class Checkpoints:
 
     def _fault(self, file: Path) -> str | None:
         """Why a checkpoint cannot be used; None where it can."""
+        if not re.fullmatch(r"\d{10}", file.stem):
+            return "its name is not the number of a step"
         manifest = file.with_suffix(".json")
         try:
             about = read_json(manifest)
@@ -131,7 +133,8 @@ class Checkpoints:
 
 def _give_way() -> None:
     """Let this thread, and no other of the process, have the processor mostly when training has no use for it."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+    thread = threading.get_native_id()
+    os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + 10))
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:

@@ -65,7 +65,7 @@ def fit(
         checkpoints: Where training goes on from, and what it may go on from if it is cut off.
 
     Raises:
-        TrainingError: the loss is not a finite number.
+        TrainingError: a loss or a weight is not a finite number, or the memory does not suffice.
     """
     device = pick_device(params.device)
     model.to(device).train()
@@ -82,11 +82,9 @@ def fit(
         training.step += 1
         for group, rate in zip(training.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor(training.step - 1)
-        random = numpy.random.default_rng([params.seed, training.step])
-        batch = task.batch(train, places, random)
-        with memory_for(
-            min(batch.size, params.micro_batch or batch.size), int(train.lengths[places].max()), task.divisible
-        ):
+        batch = task.batch(train, places, numpy.random.default_rng([params.seed, training.step]))
+        at_once = min(params.micro_batch or batch.size, batch.size)
+        with memory_for(at_once, int(train.lengths[places].max()), task.divisible):
             _step(training, task, batch, params)
         step_done()
         is_evaluated = training.step in evaluate_at
@@ -95,9 +93,8 @@ def fit(
             _check(training, train, params)
         if is_evaluated:
             mean = float(numpy.mean(torch.stack(training.losses).tolist()))
-            measured = validate(task, model, validation, device)
-            epoch, rate = training.step / per_epoch, rates[0] * factor(training.step)
-            _add(training, Point(training.step, epoch, mean, rate, *measured), task, params)
+            rate, measured = rates[0] * factor(training.step), validate(task, model, validation, device)
+            _add(training, Point(training.step, training.step / per_epoch, mean, rate, *measured), task, params)
             seen(training.curve[-1])
             if training.since_best >= params.patience:
                 break
