@@ -12,7 +12,7 @@ BASE ?= python:3.11-slim
 IMAGE ?= staytuned
 BUILD_FLAGS ?=
 
-.PHONY: run test check ui demo backtest lock image bench clean
+.PHONY: run test check ui demo backtest lock image bench kill-training clean
 
 run: $(INSTALLED)
 	@$(RUN) run
@@ -37,6 +37,10 @@ check: $(INSTALLED)
 bench: $(INSTALLED)
 	@failed=0; for claim in startup nothing_to_do orchestration encode memory; do \
 	  $(BIN)/python benchmarks/$$claim.py || failed=1; done; exit $$failed
+
+# training killed 200 times at random instants, on the tiny model of the tests; minutes
+kill-training: $(INSTALLED)
+	$(BIN)/python tests/proofs/kill_training.py
 
 # twelve arrivals of the example in a workspace of their own
 demo: $(INSTALLED)

@@ -27,6 +27,7 @@ SHOWN = re.compile(r"^(?:\$ )?((?:staytuned|dvc) [^\n#]*)$|`((?:staytuned|dvc) [
 # their words are parsed, not run.
 PARSED = (
     *("staytuned ui", "staytuned watch", "staytuned example", "staytuned demo", "staytuned backtest --policies"),
+    "staytuned train",
     *("dvc remote", "dvc pull"),
 )
 
@@ -84,8 +85,10 @@ def environment() -> dict[str, str]:
 
 
 def test_the_make_targets_shown_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)`|^make ([a-z]+)$", page.read_text(), re.M)}
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {
+        name for page in PAGES for name in re.findall(r"`make ([a-z-]+)`|^make ([a-z-]+)$", page.read_text(), re.M)
+    }
     assert {one or other for one, other in named} <= targets
 
 

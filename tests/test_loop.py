@@ -23,8 +23,9 @@ from staytuned.params import Params
 from staytuned.predictor import Predictor, frame_of
 from staytuned.stages import encode, evaluate, split, train
 from staytuned.tasks import Side
-from staytuned.training.loop import Point, Weights, fit, make_deterministic, steps_in, uphill, validate
+from staytuned.training.loop import fit, make_deterministic, steps_in, uphill, validate
 from staytuned.training.order import shuffled_batches
+from staytuned.training.state import Point, Weights
 from staytuned.workspace import Workspace
 
 
@@ -32,15 +33,20 @@ from staytuned.workspace import Workspace
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace with 160 encoded rows."""
     workspace = make_workspace(tmp_path_factory.mktemp("loop") / "workspace")
+    encode_rows(workspace, 160)
+    return workspace
+
+
+def encode_rows(workspace: Workspace, count: int) -> None:
+    """What training reads, of rows that count as accepted."""
     rows = [
         {"row": row["id"], "text": row["text"], "label": row["label"], "source": "shop", "group": row["document"]}
-        for row in make_rows(160)
+        for row in make_rows(count)
     ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row | {"batch": "0"} for row in rows]), workspace.accepted)
     params = Params.read(workspace.params)
     split.run(workspace, params)
     encode.run(workspace, params)
-    return workspace
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from staytuned.workspace import Workspace
 def test_of_two_that_train_at_once_one_promotes_and_the_other_is_told_and_judges_anew(
     finished_road: Workspace,
     tmp_path: Path,
-    mlflow_server: str,  # noqa: F811
+    mlflow_server: str,
     place: Path | str,
 ) -> None:
     from tiny import make_workspace

@@ -83,16 +83,16 @@ def running(workspace: Workspace, sign: Sign, own_prefect: bool, *words: object)
 
 
 def is_whole(workspace: Workspace) -> bool:
-    """No temporary file is left (DVC has some of its own), and the champion answers."""
-    own = {workspace.root / ".dvc", workspace.var / "remote"}
+    """No temporary file is left (DVC has some, and a kill may leave half a checkpoint), and the champion answers."""
+    own = {workspace.root / ".dvc", workspace.var / "remote", workspace.checkpoints}
     left = [path for path in workspace.root.rglob("*.tmp") if own.isdisjoint(path.parents)]
     assert left == []
     assert serve.predict_text(workspace, "a lovely lamp").endswith("version 1")
     return True
 
 
-def interrupt(workspace: Workspace, sign: Sign, *words: object, own_prefect: bool = False) -> None:
-    """Press Ctrl-C in ``staytuned WORDS``, or ``staytuned run``, when the sign is there."""
+def interrupt(workspace: Workspace, sign: Sign, *words: object, own_prefect: bool = False) -> str:
+    """Press Ctrl-C in ``staytuned WORDS``, or ``staytuned run``, when the sign is there; what it said on stderr."""
     words = words or ("run",)
     with running(workspace, sign, own_prefect, *words) as run:
         os.killpg(run.pid, signal.SIGINT)
@@ -100,6 +100,7 @@ def interrupt(workspace: Workspace, sign: Sign, *words: object, own_prefect: boo
     assert run.returncode == 130, said + errors
     assert f"stopped; `staytuned {words[0]}` again goes on from here" in errors and "Traceback" not in errors, errors
     assert is_whole(workspace)
+    return errors
 
 
 def outputs(workspace: Workspace) -> dict[str, str]:
@@ -195,7 +196,8 @@ def late(finished_road: Workspace, tmp_path_factory: pytest.TempPathFactory) -> 
     workspace = in_git(finished_road, tmp_path_factory.mktemp("late") / "road")
     rows = write_csv(workspace.root / "more.csv", make_rows(200, seed=1))
     assert staytuned(workspace, "ingest", rows, **NOBODY).returncode == 0
-    set_params(workspace, train__epochs=5000, train__patience=10000)
+    often = {"every_steps": 5, "keep": 2}
+    set_params(workspace, train__epochs=5000, train__patience=10000, train__checkpoints=often)
     return workspace
 
 
@@ -219,9 +221,10 @@ def test_nothing_goes_on_when_the_driver_is_killed(late: Workspace) -> None:
 
 @LATE
 def test_ctrl_c_in_training(late: Workspace) -> None:
-    interrupt(late, lambda: has_learnt(late), own_prefect=True)
+    said = interrupt(late, lambda: has_learnt(late), own_prefect=True)
+    assert "training goes on from the checkpoint" in said  # of the run that was killed
     assert process_of(late, "prefect", "server") is None
-    set_params(late, train__epochs=6, train__patience=12)
+    set_params(late, train__epochs=6, train__patience=12)  # another training: what the first left is no hindrance
 
 
 @LATE

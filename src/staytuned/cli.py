@@ -26,6 +26,16 @@ def run(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     road.run(workspace, arguments.if_needed)
 
 
+def train(workspace: "Workspace", arguments: argparse.Namespace) -> None:
+    """Validate, split, encode and train: bring the candidate up to date, without judging it.
+
+    Example: staytuned train --verify
+    """
+    from staytuned import verify
+
+    verify.train(workspace, arguments.verify)
+
+
 def ingest(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     """Make a batch of a file of rows: csv, tsv, jsonl or Parquet.
 
@@ -193,7 +203,7 @@ def init(workspace: "Workspace", arguments: argparse.Namespace) -> None:
 
 
 COMMANDS: list[Command] = [
-    *(run, ingest, readmit, example, watch, predict),
+    *(run, ingest, readmit, example, watch, predict, train),
     *(status, history, rollback, promote, rebuild, sync),
     *(compare, backtest, demo, ui, init),
 ]
@@ -228,6 +238,8 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--if-needed", action="store_true", help="train only if a trigger of params.yaml asks for it"
             )
+        elif command is train:
+            sub.add_argument("--verify", action="store_true", help="train it again elsewhere and compare the weights")
         elif command in (ingest, readmit):
             sub.add_argument("file", type=path)
         elif command is example:

@@ -6,7 +6,7 @@
     │   └── BudgetError            65   more bad rows than validate.quarantine_budget allows
     ├── MissingError               66   an input, a base model or a champion that is not there
     ├── RegistryError              69   the registry does not answer, or disagrees with the ledger
-    ├── TrainingError              70   the loss is no longer a number
+    ├── TrainingError              70   the loss is no longer a number, memory does not suffice, other bits came out
     ├── StorageError               74   the disk is full or cannot be written
     ├── BusyError                  75   another run holds the workspace or moves the champion; trying again may work
     ├── GateError                   4   the gate blocked the candidate; the champion stays
@@ -54,7 +54,7 @@ class RegistryError(StaytunedError):
 
 
 class TrainingError(StaytunedError):
-    """Training cannot go on: the loss is not finite."""
+    """Training cannot go on: the loss is not finite, memory does not suffice; or it came out otherwise than before."""
 
     exit_status = 70
 

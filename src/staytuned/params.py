@@ -110,6 +110,10 @@ def _with_task(model: type[T], raw: Any) -> tuple[type[T], list[str]]:
             f"ingest.columns.{name}: is null, but task.name {raw['task']['name']!r} needs it; name a column"
             for name in unmapped
         ]
+        if not task.divisible and (raw["train"].get("micro_batch"), raw["train"].get("processes")) != (None, 1):
+            found.append(
+                "train: micro_batch must be null and processes 1: task.name's loss compares the rows of a batch"
+            )
         names = [metric.name for metric in task.metrics]
         found += [
             f"{key}.{name}: the task has no such metric; known: {', '.join(names)}"

@@ -17,10 +17,10 @@ from ruamel.yaml import YAML
 from staytuned.entry_points import task_files
 from staytuned.errors import BusyError, DataError, MissingError, RegistryError, StageError, disk_full, is_full
 from staytuned.files import sha256, write_text
+from staytuned.processes import DRIVER
 from staytuned.workspace import Workspace
 
 SOURCE = "src/staytuned"  # where dvc.yaml finds the modules of the stages
-DRIVER = "STAYTUNED_DRIVER"  # environment variable: the process that a stage must not outlive
 INTERRUPTED = (130, -signal.SIGINT)  # exit statuses of a stage that was stopped by Ctrl-C
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 
+DRIVER = "STAYTUNED_DRIVER"  # environment variable: the process that a stage must not outlive
 WATCH = "STAYTUNED_WATCH"  # environment variable: the watch that a flow run must not outlive
 PR_SET_PDEATHSIG = 1
 

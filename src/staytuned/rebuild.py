@@ -15,9 +15,11 @@ from staytuned import pipeline
 from staytuned.errors import DataError, MissingError, RegistryError, StageError
 from staytuned.files import read_json, sha256
 from staytuned.params import Params
+from staytuned.processes import DRIVER
 from staytuned.progress import busy
-from staytuned.registry.lineage import PACKAGES, installed, surroundings
+from staytuned.registry.lineage import PACKAGES, installed
 from staytuned.registry.versions import WEIGHTS, Registry
+from staytuned.surroundings import surroundings
 from staytuned.workspace import Workspace
 
 FILES = {name: name for name in ("dvc.yaml", "params.yaml", "behaviour.yaml")} | {
@@ -106,7 +108,7 @@ def _name(out: Any) -> str:
 
 def _train(place: Workspace, code: Path, last: str, known: Sequence[str] = ()) -> None:
     """Run the stages up to ``last`` by the code that the version carries."""
-    environment = os.environ | {"PYTHONPATH": str(code), pipeline.DRIVER: str(os.getpid())}
+    environment = os.environ | {"PYTHONPATH": str(code), DRIVER: str(os.getpid())}
     for stage in _before(place, last):
         if stage in known:
             continue

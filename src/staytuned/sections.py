@@ -135,6 +135,13 @@ class Lora(Section):
     alpha: Count
 
 
+class Checkpointing(Section):
+    """What a training that is cut off goes on from."""
+
+    every_steps: Count
+    keep: Count
+
+
 class Train(Section):
     """Fine-tuning."""
 
@@ -143,9 +150,11 @@ class Train(Section):
     start: Literal["base", "champion"]
     replay: Annotated[float, Field(ge=0)]
     continued_rate: Positive
+    processes: Count
     device: Literal["auto", "cpu", "cuda"]
     epochs: Count
     batch_size: Count
+    micro_batch: Count | None
     learning_rate: Positive
     head_learning_rate: Positive
     weight_decay: Annotated[float, Field(ge=0)]
@@ -156,6 +165,7 @@ class Train(Section):
     clip: Positive
     evaluations_per_epoch: Count
     patience: Count
+    checkpoints: Checkpointing
 
 
 class Evaluate(Section):

@@ -131,6 +131,11 @@ class Workspace:
         return self.pieces / "embeddings"
 
     @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints of the training under way, a folder a training."""
+        return self.pieces / "checkpoints"
+
+    @property
     def ledger(self) -> Path:
         """Append-only record of decisions and promotions."""
         return self.var / "ledger.db"

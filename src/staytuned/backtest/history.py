@@ -24,7 +24,8 @@ from staytuned.sections import Train
 from staytuned.tasks import Side, Task
 from staytuned.training.continual import continued
 from staytuned.training.cost import tokens_of
-from staytuned.training.loop import Weights, fit, make_deterministic, steps_in
+from staytuned.training.loop import fit, make_deterministic, steps_in
+from staytuned.training.state import Weights
 from staytuned.workspace import Workspace
 
 SIDES = (TRAIN, VALIDATION, TEST)

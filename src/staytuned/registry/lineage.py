@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -11,6 +10,7 @@ from typing import Any
 
 from staytuned.files import read_json, write_json
 from staytuned.params import Params
+from staytuned.surroundings import surroundings
 from staytuned.workspace import Workspace
 
 PACKAGES = "packages.txt"
@@ -19,13 +19,6 @@ PACKAGES = "packages.txt"
 def installed() -> list[str]:
     """Name and version of every package here."""
     return sorted({f"{dist.name}=={dist.version}" for dist in importlib.metadata.distributions()})
-
-
-def surroundings() -> dict[str, str]:
-    """What of this machine may change the bits of what is trained on it, beside the packages."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
-    return {"python": platform.python_version(), "machine": platform.machine(), "processor": processor}
 
 
 def collect(workspace: Workspace, params: Params, folder: Path) -> dict[str, Any]:

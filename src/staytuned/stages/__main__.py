@@ -10,8 +10,7 @@ from pathlib import Path
 
 def die_with_driver() -> None:
     """So that nobody writes unattended."""
-    from staytuned.pipeline import DRIVER
-    from staytuned.processes import die_with_parent
+    from staytuned.processes import DRIVER, die_with_parent
 
     die_with_parent()
     driver = os.environ.get(DRIVER)

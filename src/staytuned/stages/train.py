@@ -2,52 +2,64 @@
 
 import dataclasses
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
 from pyarrow.parquet import read_table
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers.utils import logging
 
 from staytuned import tasks
 from staytuned.data.sides import TRAIN, TRAINED_ON, VALIDATION, row_hashes, rows_of
-from staytuned.errors import StorageError, disk_full, is_full
-from staytuned.files import read_json, replacing, write_json, write_text
+from staytuned.files import read_json, write_json, write_text
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone
 from staytuned.models import find_base, fingerprint
 from staytuned.params import Params
 from staytuned.progress import bar
-from staytuned.tasks import Side
+from staytuned.tasks import Side, Task
+from staytuned.training import ranks
+from staytuned.training.checkpoint import Checkpoints, write_tensors
 from staytuned.training.continual import champion_to_start_from, check_continues, continued, with_replay
 from staytuned.training.cost import tokens_of
-from staytuned.training.loop import Point, fit, make_deterministic, steps_in
+from staytuned.training.loop import fit, make_deterministic, pick_device, steps_in
+from staytuned.training.origin import origin_of
+from staytuned.training.state import Point
 from staytuned.workspace import Workspace
 
 
 def run(workspace: Workspace, params: Params) -> None:
     """Write the candidate's folder and the learning curve, a line as soon as it is measured.
 
+    A training that was cut off goes on from its last checkpoint.
+
     Raises:
-        DataError: training is to go on from the champion, and no row is new to it.
+        DataError: training is to go on from the champion, and no row is new to it; a checkpoint is of another training.
         MissingError: the base model, or a GPU that was asked for, is not there.
         ParamsError: training cannot go on from the champion.
-        TrainingError: the loss is not a finite number.
+        TrainingError: the loss is not a finite number, or the memory does not suffice.
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    with ranks.together(params.train.processes, workspace.root, pick_device(params.train.device)):
+        _train(workspace, params)
+
+
+def _train(workspace: Workspace, params: Params) -> None:
     make_deterministic(params.train.seed, params.train.threads)
     task = tasks.load(params)
     train = Examples.read(workspace.encoded / f"{TRAIN}.arrow")
     validation = Side(rows_of(workspace, VALIDATION), Examples.read(workspace.encoded / f"{VALIDATION}.arrow"))
     base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
     options, before = params.train, champion_to_start_from(workspace)
+    fingerprinted = fingerprint(base)
     model = task.model(backbone(task.kind, base, options.dropout, pretrained=True), options.dropout)
     if before:
-        check_continues(before, params, task, fingerprint(base))
+        check_continues(before, params, task, fingerprinted)
         model.load_state_dict(load_file(before / "model.safetensors"))
         train = with_replay(train, before, options.replay, options.seed)
         options = continued(options)
@@ -55,19 +67,14 @@ def run(workspace: Workspace, params: Params) -> None:
         from staytuned.modelling.lora import with_lora
 
         model = with_lora(model, options.lora.rank, options.lora.alpha, options.dropout)
-    curve = workspace.curve
-    write_text(curve, ",".join(field.name for field in dataclasses.fields(Point)) + "\n")
-
-    title = task.validation_metric.title
-    with bar() as display:
-        shown = display.add_task("training", total=steps_in(len(train), options))
-
-        def seen(point: Point) -> None:
-            with curve.open("a", encoding="utf-8") as handle:
-                handle.write(",".join(f"{value:.6g}" for value in dataclasses.astuple(point)) + "\n")
-            display.update(shown, description=f"training, validation {title} {point.validation_score:.3f}")
-
-        weights, best = fit(task, model, train, validation, options, seen, lambda: display.advance(shown))
+    ranks.part_random_numbers(options.seed)
+    checkpoints = Checkpoints(
+        workspace.checkpoints, origin_of(workspace, params, fingerprinted, before), options.checkpoints
+    )
+    with closing(checkpoints), _shown(workspace.curve, steps_in(len(train), options), task) as (seen, step_done):
+        weights, best = fit(task, model, train, validation, options, seen, step_done, checkpoints)
+    if not ranks.is_first():
+        return
     _save(workspace.candidate, model, weights, base)
     learned = row_hashes({*train.names, *validation.examples.names})
     if before:
@@ -79,7 +86,7 @@ def run(workspace: Workspace, params: Params) -> None:
             "class": f"{type(task).__module__}:{type(task).__qualname__}",
             "task": params.section("task"),
             "max_tokens": params.encode.max_tokens,
-            "base": {"name": params.model.base, "sha256": fingerprint(base)},
+            "base": {"name": params.model.base, "sha256": fingerprinted},
             "encoding": read_json(workspace.reports / "encoding.json")["base"]["sha256"],
             "train": params.section("train"),
             "rows": len(train.by_row),
@@ -89,17 +96,32 @@ def run(workspace: Workspace, params: Params) -> None:
             "best": dataclasses.asdict(best),
         },
     )
+    checkpoints.remove()
+
+
+@contextmanager
+def _shown(curve: Path, steps: int, task: Task) -> Iterator[tuple[Callable[[Point], None], Callable[[], None]]]:
+    """What is called with each point and after each step: a new curve and a bar, in the process that writes."""
+    if not ranks.is_first():
+        yield lambda point: None, lambda: None
+        return
+    write_text(curve, ",".join(field.name for field in dataclasses.fields(Point)) + "\n")
+    title = task.validation_metric.title
+    with bar() as display:
+        shown = display.add_task("training", total=steps)
+
+        def seen(point: Point) -> None:
+            with curve.open("a", encoding="utf-8") as handle:
+                handle.write(",".join(f"{value:.6g}" for value in dataclasses.astuple(point)) + "\n")
+            display.update(shown, description=f"training, validation {title} {point.validation_score:.3f}")
+
+        yield seen, lambda: display.advance(shown)
 
 
 def _save(folder: Path, model: Any, weights: dict[str, torch.Tensor], base: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.encoder.config.save_pretrained(folder)
-    with replacing(folder / "model.safetensors") as temporary:
-        try:
-            save_file(weights, temporary, metadata={"format": "pt"})
-        except SafetensorError as error:  # it wraps the system's own
-            raise disk_full(folder) if is_full(error) else StorageError(f"{folder}: {error}") from error
-        temporary.chmod(0o644)  # it is born readable by its owner alone
+    write_tensors(folder / "model.safetensors", weights, {"format": "pt"})
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)

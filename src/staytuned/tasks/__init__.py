@@ -1,6 +1,7 @@
 """The contract of a task, and the door to those that are installed. One file here is one task."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -36,14 +37,21 @@ class Batch(NamedTuple):
 
     def on(self, device: "torch.device") -> "Batch":
         """The same on a device."""
-        inputs, targets = (_to(tensors, device) for tensors in self)
-        return Batch(inputs, targets)
+        return self._each(lambda tensor: tensor.to(device))
 
+    def rows(self, which: slice) -> "Batch":
+        """Some of its examples (or of what it parts them into, such as windows)."""
+        return self._each(lambda tensor: tensor[which])
 
-def _to(tensors: Any, device: "torch.device") -> Any:
-    if isinstance(tensors, dict):
-        return {name: tensor.to(device) for name, tensor in tensors.items()}
-    return tensors.to(device)
+    @property
+    def size(self) -> int:
+        """Its examples, or what it parts them into."""
+        return len(next(iter(self.inputs.values())))
+
+    def _each(self, change: "Callable[[torch.Tensor], torch.Tensor]") -> "Batch":
+        is_one = not isinstance(self.targets, dict)
+        targets = change(self.targets) if is_one else {name: change(one) for name, one in self.targets.items()}
+        return Batch({name: change(one) for name, one in self.inputs.items()}, targets)
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ class Task(ABC):
     columns: ClassVar[tuple[str, ...]] = ("text", "label")  # that must be mapped in ingest.columns
     can_be_part: ClassVar[bool] = False  # of several: one example a row, one linear layer on the mean of its states
     labelled: ClassVar[bool] = True  # a row without a label is quarantined
+    divisible: ClassVar[bool] = True  # a batch: its loss is the mean of that of its parts; False: it compares its rows
     formats: ClassVar[dict[str, Format]] = {}  # readers of further endings of files, such as ``.conll``
     kind: str = "AutoModel"  # class of transformers that its models are loaded by; it may depend on the options
     metrics: tuple[Metric, ...]  # the first selects the best evaluation, and rules the gate
@@ -127,6 +136,10 @@ class Task(ABC):
     @abstractmethod
     def loss(self, outputs: "torch.Tensor", targets: Any) -> "torch.Tensor":
         """Mean loss of a batch."""
+
+    def terms(self, batch: Batch) -> int:
+        """Of how many terms, rows or tokens, ``loss`` is the mean: so much a part of a batch weighs."""
+        return batch.size
 
     def outputs(self, outputs: "torch.Tensor", batch: Batch) -> list[numpy.ndarray]:
         """What the model said of each example, without padding."""

@@ -35,6 +35,10 @@ class Generative(Task):
         """Mean over the target tokens of a batch."""
         return outputs.sum() / (targets != NOTHING).sum().clamp(min=1)
 
+    def terms(self, batch: Batch) -> int:
+        """Tokens that are learned from."""
+        return int((batch.targets != NOTHING).sum())
+
     def outputs(self, outputs: "torch.Tensor", batch: Batch) -> list[numpy.ndarray]:
         """The loss of each target token."""
         rows = zip(outputs.float().cpu().numpy(), (batch.targets != NOTHING).cpu().numpy(), strict=True)

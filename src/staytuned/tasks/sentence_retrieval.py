@@ -30,6 +30,7 @@ class SentenceRetrieval(Task):
     Options = TaskOptions
     columns = ("text", "text_pair")
     labelled = False
+    divisible = False
     metrics = (
         Metric("mrr", "mean reciprocal rank"),
         Metric("recall_at_1", "recall at 1"),

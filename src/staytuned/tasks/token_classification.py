@@ -175,6 +175,10 @@ class TokenClassification(Task):
         total = cross_entropy(outputs.flatten(0, 1), targets.flatten(), ignore_index=NOTHING, reduction="sum")
         return total / (targets != NOTHING).sum().clamp(min=1)
 
+    def terms(self, batch: Batch) -> int:
+        """Tokens that are learned from."""
+        return int((batch.targets != NOTHING).sum())
+
     def outputs(self, outputs: "torch.Tensor", batch: Batch) -> list[numpy.ndarray]:
         """Logits of the tags, shape (tokens, tags), of each example."""
         lengths = batch.inputs["attention_mask"].sum(dim=1).tolist()

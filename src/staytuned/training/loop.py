@@ -1,11 +1,11 @@
 """The training loop: AdamW, warm-up and decay, early stopping, the same bits for the same seed and threads."""
 
+import itertools
 import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy
@@ -15,21 +15,11 @@ from staytuned.errors import MissingError, TrainingError
 from staytuned.modelling.examples import Examples
 from staytuned.sections import Train
 from staytuned.tasks import Batch, Side, Task
+from staytuned.training import ranks
+from staytuned.training.checkpoint import Checkpoints
+from staytuned.training.memory import memory_for
 from staytuned.training.order import shuffled_batches
-
-Weights = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Point:
-    """One evaluation on the validation rows."""
-
-    step: int
-    epoch: float
-    train_loss: float  # mean since the last evaluation
-    learning_rate: float
-    validation_loss: float
-    validation_score: float  # the task's validation metric
+from staytuned.training.state import Point, Training, Weights
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -60,6 +50,7 @@ def fit(
     params: Train,
     seen: Callable[[Point], None],
     step_done: Callable[[], None],
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[Weights, Point]:
     """Fine-tune ``model``; returns the weights and the point of its best evaluation.
 
@@ -69,51 +60,87 @@ def fit(
         train: Examples to learn from.
         validation: Rows that decide which evaluation is best and when to stop.
         params: The training section of params.yaml.
-        seen: Called with each point as it is measured.
-        step_done: Called after each step.
+        seen: Called with each point as it is measured, and with those that a checkpoint holds.
+        step_done: Called after each step, and for those that were made before the checkpoint.
+        checkpoints: Where training goes on from, and what it may go on from if it is cut off.
 
     Raises:
-        TrainingError: the loss is not a finite number.
+        TrainingError: a loss or a weight is not a finite number, or the memory does not suffice.
     """
     device = pick_device(params.device)
     model.to(device).train()
-    optimizer = torch.optim.AdamW(_parameter_groups(model, params), fused=True)
+    groups = _parameter_groups(model, params)
+    rates = [group["lr"] for group in groups]
+    training = Training(model, torch.optim.AdamW(groups, fused=True))
+    if checkpoints:
+        _take_up(training, checkpoints, seen, step_done)
     steps = steps_in(len(train), params)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_decay(steps, params.warmup))
+    factor = _warmup_then_decay(steps, params.warmup)
     per_epoch = steps // params.epochs
-    evaluate_at = {round(per_epoch * k / params.evaluations_per_epoch) for k in range(1, steps + 1)}
-    sign = 1 if task.validation_metric.higher_is_better else -1
-    best: tuple[tuple[float, float], Weights, Point] | None = None
-    since_best, losses = 0, list[tuple[list[int], torch.Tensor]]()
-    for step, places in enumerate(_all_batches(train, params), 1):
-        optimizer.zero_grad(set_to_none=True)
-        batch = task.batch(train, places, numpy.random.default_rng([params.seed, step])).on(device)
-        loss = _backward(task, model, batch)
-        if params.sharpness:
-            with uphill(model, params.sharpness):
-                optimizer.zero_grad(set_to_none=True)
-                _backward(task, model, batch)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip)
-        optimizer.step()
-        schedule.step()
-        losses.append((places, loss))
+    evaluate_at = {round(per_epoch * k / params.evaluations_per_epoch) for k in range(1, steps + 1)} | {steps}
+    for places in itertools.islice(_all_batches(train, params), training.step, None):
+        training.step += 1
+        for group, rate in zip(training.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor(training.step - 1)
+        batch = task.batch(train, places, numpy.random.default_rng([params.seed, training.step]))
+        at_once = min(params.micro_batch or batch.size, batch.size)
+        with memory_for(at_once, int(train.lengths[places].max()), task.divisible):
+            _step(training, task, batch, params)
         step_done()
-        if step not in evaluate_at and step != steps:
-            continue
-        mean = _mean_loss(losses, train, step)
-        losses.clear()
-        loss_here, score = validate(task, model, validation, device)
-        rate = float(schedule.get_last_lr()[0])
-        point = Point(step, step / per_epoch, mean, rate, loss_here, score)
+        is_evaluated = training.step in evaluate_at
+        is_kept = checkpoints is not None and checkpoints.due(training.step)
+        if is_evaluated or is_kept:
+            _check(training, train, params)
+        if is_evaluated:
+            mean = float(numpy.mean(torch.stack(training.losses).tolist()))
+            rate, measured = rates[0] * factor(training.step), validate(task, model, validation, device)
+            _add(training, Point(training.step, training.step / per_epoch, mean, rate, *measured), task, params)
+            seen(training.curve[-1])
+            if training.since_best >= params.patience:
+                break
+        if checkpoints and is_kept:
+            checkpoints.write(training.step, training.state())
+    return training.best, training.curve[training.best_at]
+
+
+def _take_up(
+    training: Training, checkpoints: Checkpoints, seen: Callable[[Point], None], step_done: Callable[[], None]
+) -> None:
+    """Go on from the latest checkpoint, if there is one."""
+    state = checkpoints.latest()
+    if state:
+        training.restore(state)
+    for point in training.curve:
         seen(point)
-        since_best += 1
-        rank = (sign * point.validation_score, -point.validation_loss)  # a tied score says nothing: the loss decides
-        if best is None or rank > best[0]:
-            best, since_best = (rank, _weights(model, params), point), 0
-        if since_best >= params.patience:
-            break
-    assert best is not None
-    return best[1:]
+    for _ in range(training.step):
+        step_done()
+
+
+def _step(training: Training, task: Task, batch: Batch, params: Train) -> None:
+    """Learn from one batch."""
+    model, optimizer = training.model, training.optimizer
+    optimizer.zero_grad(set_to_none=True)
+    loss = _gradient(task, model, batch, params)
+    if params.sharpness:
+        with uphill(model, params.sharpness):
+            optimizer.zero_grad(set_to_none=True)
+            _gradient(task, model, batch, params)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip)
+    optimizer.step()
+    training.losses.append(loss)
+
+
+def _add(training: Training, point: Point, task: Task, params: Train) -> None:
+    """Note an evaluation, and the weights if it is the best; a tied score says nothing, so the loss decides."""
+    sign = 1 if task.validation_metric.higher_is_better else -1
+
+    def rank(point: Point) -> tuple[float, float]:
+        return sign * point.validation_score, -point.validation_loss
+
+    training.curve.append(point)
+    training.losses.clear()
+    if len(training.curve) == 1 or rank(point) > rank(training.curve[training.best_at]):
+        training.best, training.best_at = _weights(training.model, params), len(training.curve) - 1
 
 
 def _weights(model: torch.nn.Module, params: Train) -> Weights:
@@ -125,17 +152,24 @@ def _weights(model: torch.nn.Module, params: Train) -> Weights:
     return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
-def _mean_loss(losses: list[tuple[list[int], torch.Tensor]], examples: Examples, step: int) -> float:
-    """Mean loss of the batches up to ``step``; looked at only now, since on a GPU each look waits for the device."""
-    values = torch.stack([loss for _, loss in losses]).tolist()
-    for back, (value, (places, _)) in enumerate(zip(values, losses, strict=True), 1 - len(values)):
-        if not math.isfinite(value):
-            names = [examples.names[place] for place in places]
-            raise TrainingError(
-                f"the loss is {value} at step {step + back}, whose batch held the rows {names}; "
-                "lower train.learning_rate, or look at these rows"
-            )
-    return float(numpy.mean(values))
+def _check(training: Training, examples: Examples, params: Train) -> None:
+    """Look at the losses since the last evaluation, and at the weights: seldom, for on a GPU each look waits.
+
+    Raises:
+        TrainingError: one of them is not a finite number.
+    """
+    losses = torch.stack(training.losses).tolist() if training.losses else []
+    for step, loss in enumerate(losses, training.step + 1 - len(losses)):
+        if not math.isfinite(loss):
+            raise _stopped(f"the loss is {loss} at step {step}", step, examples, params)
+    if not all(weight.isfinite().all() for weight in training.model.parameters()):  # the last step did that
+        raise _stopped(f"the weights are no finite numbers after step {training.step}", training.step, examples, params)
+
+
+def _stopped(said: str, step: int, examples: Examples, params: Train) -> TrainingError:
+    places = next(itertools.islice(_all_batches(examples, params), step - 1, None))
+    names = [examples.names[place] for place in places]
+    return TrainingError(f"{said}, whose batch held the rows {names}; lower train.learning_rate, or look at these rows")
 
 
 def steps_in(examples: int, params: Train) -> int:
@@ -164,10 +198,21 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
-def _backward(task: Task, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """The loss on a batch; its gradient is left in the parameters."""
+def _gradient(task: Task, model: torch.nn.Module, batch: Batch, params: Train) -> torch.Tensor:
+    """The mean loss of a batch; its gradient is left in the parameters. Each part weighs as many terms as it has."""
+    device, terms = next(model.parameters()).device, max(1, task.terms(batch))
+    own, counts = ranks.share(batch)
+    losses, size = [], params.micro_batch or own.size
+    for start in range(0, own.size, size):
+        part = own.rows(slice(start, start + size))
+        losses.append(_backward(task, model, part.on(device), counts * task.terms(part) / terms))
+    return ranks.add_up(torch.stack(losses).sum(), model)
+
+
+def _backward(task: Task, model: torch.nn.Module, batch: Batch, weight: float) -> torch.Tensor:
+    """The weighted loss on a batch; its gradient is added to that of the parameters."""
     with autocast(batch.inputs["input_ids"].device):
-        loss = task.loss(model(**batch.inputs).float(), batch.targets)
+        loss = task.loss(model(**batch.inputs).float(), batch.targets) * weight
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
