@@ -143,7 +143,9 @@ def model_like(trained: Path, folder: Path, number: int) -> Path:
 
 def timed(workspace: Workspace, stages: Sequence[str] = STAGES) -> Seconds:
     """Seconds of each stage, run as dvc.yaml has it."""
-    return {stage: wall([str(BIN / "python"), "-m", "staytuned.stages", stage], workspace.root) for stage in stages}
+    found = {stage: wall([str(BIN / "python"), "-m", "staytuned.stages", stage], workspace.root) for stage in stages}
+    print(workspace.root.name, {stage: round(seconds, 2) for stage, seconds in found.items()}, flush=True)
+    return found
 
 
 def ratio(found: dict[str, Seconds], name: str, stages: Sequence[str]) -> float:
