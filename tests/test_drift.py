@@ -24,7 +24,6 @@ from staytuned.drift.embedding import embedded
 from staytuned.drift.rows import newest
 from staytuned.drift.views import Answers, Compared, checks_of
 from staytuned.drift.words import telling_words
-from staytuned.pieces import read_piece, write_piece
 from staytuned.tasks.relation_extraction import RelationExtraction
 from staytuned.tasks.sentence_pairs import SentencePairs
 from staytuned.tasks.text_classification import TextClassification
@@ -289,27 +288,7 @@ def test_words_that_tell_the_window_apart_come_first() -> None:
     assert telling_words([], [], 4) == ([], [])
 
 
-# Pieces
-
-
-def test_a_piece_is_read_as_it_was_written(tmp_path: Path) -> None:
-    arrays = {"names": numpy.array(["a", "ü"]), "numbers": numpy.arange(3.0)}
-    write_piece(tmp_path / "piece.npz", "key", arrays)
-    found = read_piece(tmp_path / "piece.npz", "key")
-    assert found is not None and {name: array.tolist() for name, array in found.items()} == {
-        "names": ["a", "ü"],
-        "numbers": [0.0, 1.0, 2.0],
-    }
-
-
-@pytest.mark.parametrize("cut", [0, 10, 40, -1])
-def test_a_torn_piece_or_one_of_another_key_is_refused(tmp_path: Path, cut: int) -> None:
-    file = tmp_path / "piece.npz"
-    assert read_piece(file, "key") is None
-    write_piece(file, "key", {"numbers": numpy.arange(3.0)})
-    assert read_piece(file, "other key") is None
-    file.write_bytes(file.read_bytes()[:cut])
-    assert read_piece(file, "key") is None
+# Embeddings
 
 
 def test_embeddings_are_the_same_whatever_was_kept(tmp_path: Path) -> None:

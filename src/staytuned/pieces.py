@@ -1,42 +1,141 @@
-"""The piece store: arrays that were dear to make, kept beside the outputs and verified when read.
+"""The piece store: what was dear to make, kept beside the outputs and verified when read.
 
 A piece lies outside what DVC tracks. One that is torn, or made from something else, is made again: it never changes
-what a stage says, only how long it takes.
+what a stage says, only how long it takes. Each is a table in a file of its own, so that one more batch adds files and
+leaves the others as they are.
 """
 
 import hashlib
-import io
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
 
-import numpy
+import pyarrow
+import pyarrow.parquet
 
-from staytuned.files import replacing
+from staytuned.entry_points import task_files
+from staytuned.files import sha256
 
-Arrays = dict[str, numpy.ndarray]
 DIGEST = hashlib.sha256().digest_size
+PACKAGE = Path(__file__).parent
+LIBRARIES = ("datasketch", "great-expectations", "numpy", "pandas", "pyarrow", "tokenizers", "torch", "transformers")
 
 
-def read_piece(path: Path, key: str) -> Arrays | None:
-    """The arrays of a piece; None where there is none, where it is not whole, or where its key is another.
+class Pieces:
+    """Pieces of one kind, in a folder of their own.
+
+    ``with Pieces(...)``: those that were not asked for until its end are of rows, params, code or weights that are of
+    no more use, and go.
+
+    Args:
+        folder: Of these pieces alone.
+        made_by: What all of them depend on, in any words.
+    """
+
+    def __init__(self, folder: Path, made_by: str) -> None:
+        self._folder = folder
+        self._made_by = made_by
+        self._asked: set[Path] = set()
+
+    def __enter__(self) -> "Pieces":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None and self._folder.exists():
+            for path in set(self._folder.iterdir()) - self._asked:
+                path.unlink()
+
+    def read(self, key: str) -> pyarrow.Table | None:
+        """The piece made from ``key``; None where there is none that is whole."""
+        return read_piece(self._path(key), self._made_by + key)
+
+    def keep(self, key: str, table: pyarrow.Table) -> pyarrow.Table:
+        """Keep a table as the piece made from ``key``; returns what will be read."""
+        return write_piece(self._path(key), self._made_by + key, table)
+
+    def get(self, key: str, make: Callable[[], pyarrow.Table]) -> pyarrow.Table:
+        """The piece made from ``key``, made if there is none."""
+        kept = self.read(key)
+        return self.keep(key, make()) if kept is None else kept
+
+    def _path(self, key: str) -> Path:
+        path = self._folder / f"{hashlib.sha256((self._made_by + key).encode()).hexdigest()[:32]}.arrow"
+        self._asked.add(path)
+        return path
+
+
+def read_piece(path: Path, key: str) -> pyarrow.Table | None:
+    """The table of a piece; None where there is none, where it is not whole, or where its key is another.
 
     Args:
         path: The file.
-        key: What the arrays were made from, in any words.
+        key: What the table was made from, in any words.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return None
-    if hashlib.sha256(key.encode() + content[DIGEST:]).digest() != content[:DIGEST]:
+    body = memoryview(content)[DIGEST:]
+    if _digest(key, body) != content[:DIGEST]:
         return None
-    with numpy.load(io.BytesIO(content[DIGEST:]), allow_pickle=False) as arrays:
-        return dict(arrays)
+    return pyarrow.ipc.open_stream(body).read_all()
 
 
-def write_piece(path: Path, key: str, arrays: Arrays) -> None:
-    """Keep arrays of numbers or text, whole or not at all."""
-    held = io.BytesIO()
-    numpy.savez(held, allow_pickle=False, **arrays)
-    content = held.getvalue()
-    with replacing(path) as temporary:
-        temporary.write_bytes(hashlib.sha256(key.encode() + content).digest() + content)
+def write_piece(path: Path, key: str, table: pyarrow.Table) -> pyarrow.Table:
+    """Keep a table, and return it as it will be read, down to its chunks.
+
+    It is not waited for until it is on the disk: one that a power cut tears is made again.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(body, table.schema, options=pyarrow.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        writer.write_table(table)
+    content = memoryview(body.getvalue())
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(_digest(key, content))
+            handle.write(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return pyarrow.ipc.open_stream(content).read_all()
+
+
+def _digest(key: str, content: memoryview) -> bytes:
+    digest = hashlib.sha256(key.encode())
+    digest.update(content)
+    return digest.digest()
+
+
+@cache
+def made_by(*names: str) -> str:
+    """SHA-256 of modules and packages of staytuned, given by their paths in it, and the versions of what they use.
+
+    ``tasks`` stands for the installed tasks of other packages as well.
+    """
+    paths = [PACKAGE / name for name in names]
+    files = [file for path in paths for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
+    files += task_files() if "tasks" in names else []
+    versions = [f"{name} {version(name)}" for name in LIBRARIES]
+    return hashlib.sha256(" ".join([sys.version, *versions, *map(sha256, files)]).encode()).hexdigest()
+
+
+def row_groups(path: Path) -> list[tuple[str, int]]:
+    """Of each row group of a Parquet file: SHA-256 of its bytes, which need not be decoded for that, and its rows."""
+    found = []
+    metadata = pyarrow.parquet.read_metadata(path)
+    with path.open("rb") as handle:
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            columns = [group.column(place) for place in range(group.num_columns)]
+            handle.seek(min(column.dictionary_page_offset or column.data_page_offset for column in columns))
+            content = handle.read(sum(column.total_compressed_size for column in columns))
+            found.append((hashlib.sha256(content).hexdigest(), group.num_rows))
+    return found

@@ -2,16 +2,18 @@
 
 import gc
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas
 
-from staytuned.data.data_docs import Validated, site
+from staytuned.data.data_docs import Validated, site, take_pages
 from staytuned.errors import DataError
 
 FAULT = "{fault}"  # the reason that the task gave
+Reasons = dict[str, str]  # of a row: by kind, with the row's own value
 
 
 @dataclass(frozen=True)
@@ -25,31 +27,29 @@ class Contract:
 
 
 class Checkpoint:
-    """A Great Expectations checkpoint over the contract, writing Data Docs into a folder."""
+    """A Great Expectations checkpoint over the contract."""
 
-    def __init__(self, contract: Contract, pages: Path) -> None:
+    def __init__(self, contract: Contract) -> None:
         import great_expectations as gx
         from great_expectations.checkpoint import UpdateDataDocsAction
 
-        self.contract = contract
-        self.done: list[Validated] = []
+        self._folder = tempfile.TemporaryDirectory()
         context = gx.get_context(mode="ephemeral")
         context.variables.progress_bars = {"globally": False}
         for name in list(context.get_site_names()):
             context.delete_data_docs_site(name)
-        context.add_data_docs_site("pages", site(pages))
+        context.add_data_docs_site("pages", site(Path(self._folder.name)))
         suite = context.suites.add(gx.ExpectationSuite(name="contract", expectations=_expectations(contract)))
         self._context = context
         self._gx = gx
         self._suite = suite
         self._actions = [UpdateDataDocsAction(name="pages", site_names=["pages"])]
 
-    def reasons(self, name: str, frame: pandas.DataFrame) -> dict[int, dict[str, str]]:
+    def reasons(self, name: str, frame: pandas.DataFrame) -> tuple[dict[int, Reasons], Validated]:
         """Validate the rows of ``frame`` (index 0..n-1) under the name ``name``.
 
         Returns:
-            For each row that breaks the contract, by its place in the frame, why: the kind of reason, and the
-            reason with the row's own value.
+            For each row that breaks the contract, by its place in the frame, why; and what Data Docs say of it all.
         """
         gx = self._gx
         source = self._context.data_sources.add_pandas(
@@ -69,7 +69,7 @@ class Checkpoint:
             batch_parameters={"dataframe": frame}, run_id=gx.RunIdentifier(run_name=name)
         )
         results = [result for validation in outcome.run_results.values() for result in validation.results]
-        found: dict[int, dict[str, str]] = {}
+        found: dict[int, Reasons] = {}
         for result in results:
             reason = str(result.expectation_config.meta["reason"])
             rows = result.result.get("unexpected_index_list") or []
@@ -85,12 +85,13 @@ class Checkpoint:
                     kind, why = _kind(reason), _with_value(reason, frame, row)
                 found.setdefault(row, {})[kind] = why
         broken = sum(not result.success for result in results)
-        self.done.append(Validated(name, list(frame["batch"].unique()), len(frame), len(found), broken))
+        pages = take_pages(Path(self._folder.name))
+        done = Validated(name, list(frame["batch"].unique()), len(frame), len(found), broken, pages)
         self._context.checkpoints.delete(name)
         self._context.validation_definitions.delete(name)
         self._context.data_sources.delete(name)
         gc.collect()  # what it keeps refers to itself: without this, ten frames and more pile up
-        return found
+        return found, done
 
 
 def _expectations(contract: Contract) -> list[Any]:

@@ -18,6 +18,12 @@ class Validated:
     rows: int
     quarantined: int
     broken: int  # expectations
+    pages: dict[str, str]  # by path: its own, and the contract's
+
+    @property
+    def page(self) -> str:
+        """Path of its own."""
+        return next(path for path in self.pages if path.startswith("validations/"))
 
 
 HEAD = """<meta charset="utf-8"><meta http-equiv="Content-Security-Policy"
@@ -38,7 +44,7 @@ INDEX = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Dat
 <h1>Data Docs</h1><p>What the data contract made of the batches; small ones share a page. A row that breaks it is
 in the quarantine.</p>
 <table><tr><th>page</th><th>batches</th><th>rows</th><th>quarantined</th><th>expectations broken</th></tr>
-{% for one, page in pages %}<tr><td><a href="{{ page }}">{{ one.name }}</a></td>
+{% for one in done %}<tr><td><a href="{{ one.page }}">{{ one.name }}</a></td>
 <td>{{ one.batches | join(" ") }}</td><td>{{ one.rows }}</td>
 <td>{{ one.quarantined }}</td><td>{{ one.broken }}</td></tr>{% endfor %}</table>
 <p><a href="expectations/contract.html">The contract</a></p></body></html>
@@ -55,16 +61,25 @@ def site(pages: Path) -> dict[str, Any]:
     }
 
 
-def close_pages(pages: Path, done: list[Validated]) -> None:
-    """Take out of the pages all that a browser would load from elsewhere, and write an index that needs no script."""
-    shutil.rmtree(pages / "static", ignore_errors=True)
-    places = {page.parent.parent.name: page for page in pages.glob("validations/**/*.html")}
-    links = [(one, places[one.name].relative_to(pages).as_posix()) for one in done]
-    (pages / "index.html").write_text(
-        jinja2.Environment(autoescape=True).from_string(INDEX).render(pages=links), encoding="utf-8"
-    )
-    for page in pages.rglob("*.html"):
-        page.write_text(_closed(page.read_text(encoding="utf-8")), encoding="utf-8")
+def take_pages(folder: Path) -> dict[str, str]:
+    """The pages that Great Expectations wrote since the last call, less what a browser would load from elsewhere."""
+    found = {}
+    for path in sorted([*folder.glob("expectations/*.html"), *folder.glob("validations/**/*.html")]):
+        found[path.relative_to(folder).as_posix()] = _closed(path.read_text(encoding="utf-8"))
+    shutil.rmtree(folder / "validations")
+    return found
+
+
+def write_pages(folder: Path, done: list[Validated]) -> None:
+    """Write all pages, and an index of them that needs no script."""
+    shutil.rmtree(folder, ignore_errors=True)
+    index = jinja2.Environment(autoescape=True).from_string(INDEX).render(done=done)
+    pages = {"index.html": _closed(index)}
+    for one in done:
+        pages |= one.pages
+    for path, page in pages.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(page, encoding="utf-8")
 
 
 def _closed(html: str) -> str:

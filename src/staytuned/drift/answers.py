@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 import pandas
+import pyarrow
 
 from staytuned.entry_points import class_at
 from staytuned.files import read_json, sha256
 from staytuned.models import fingerprint
-from staytuned.pieces import Arrays, read_piece, write_piece
+from staytuned.pieces import made_by, read_piece, write_piece
 
 if TYPE_CHECKING:
     from staytuned.tasks import Task
@@ -45,19 +46,23 @@ def said(folder: Path, frame: pandas.DataFrame, piece: Path) -> Said:
         frame: Rows to predict, at least one.
         piece: Where the piece store keeps them.
     """
+    import torch
+
     rows = hashlib.sha256(frame[CONTENT].to_json(orient="values").encode()).hexdigest()
-    key = f"{fingerprint(folder)} {sha256(folder / 'staytuned.json')} {rows}"
-    arrays = read_piece(piece, key)
-    if arrays is None:
+    made = made_by("drift/answers.py", "predictor.py", "tasks", "modelling")
+    key = f"{fingerprint(folder)} {sha256(folder / 'staytuned.json')} {torch.get_num_threads()} {made} {rows}"
+    table = read_piece(piece, key)
+    if table is None:
         from staytuned.predictor import Predictor
 
         champion = Predictor(folder)
-        arrays = answered(champion.task, champion.predict(frame), frame)
-        write_piece(piece, key, arrays)
-    return Said(**arrays)
+        known = answered(champion.task, champion.predict(frame), frame)
+        table = pyarrow.table({name: [values.tolist()] for name, values in known.items()})
+        write_piece(piece, key, table)
+    return Said(**{name: numpy.array(table[name][0].as_py()) for name in table.column_names})
 
 
-def answered(task: "Task", predictions: list[Any], frame: pandas.DataFrame) -> Arrays:
+def answered(task: "Task", predictions: list[Any], frame: pandas.DataFrame) -> dict[str, numpy.ndarray]:
     """What is known of predictions for a frame, as arrays by name."""
     good = numpy.array([fault is None for fault in task.faults(frame)])
     judged = good & frame["label"].notna().to_numpy() if task.labelled else good

@@ -84,7 +84,7 @@ def compare(
         window,
         unseen_groups(reference, folder),
         embedded(texts, base, params.encode.max_tokens, workspace.embeddings),
-        lambda frame, name: said(folder, frame, pieces / f"{name}.npz"),
+        lambda frame, name: said(folder, frame, pieces / f"{name}.arrow"),
         report,
     )
 

@@ -1,9 +1,12 @@
 """Encode: text to token ids by the base model's own tokenizer, into one Arrow file a side."""
 
+import hashlib
 import math
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
+import numpy
 import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
@@ -15,11 +18,15 @@ from staytuned.errors import MissingError, ParamsError
 from staytuned.files import read_json, replacing, write_json
 from staytuned.models import check_fits, find_base, fingerprint
 from staytuned.params import Params
+from staytuned.pieces import Pieces, made_by, row_groups
 from staytuned.progress import track
+from staytuned.tasks import Task
 from staytuned.workspace import Workspace
 
 CHUNK = 5_000  # rows in memory at a time
 SIDES = (TRAIN, VALIDATION, TEST)
+KEPT_OUT = len(SIDES)  # the number of no side
+SIDE = 0  # column
 
 
 def run(workspace: Workspace, params: Params) -> None:
@@ -33,34 +40,59 @@ def run(workspace: Workspace, params: Params) -> None:
     task, tokenizer = tasks.load(params), _tokenizer(base, params)
     check_fits(base, task.kind, params.task.name)
     accepted = pyarrow.parquet.ParquetFile(workspace.accepted)
-    split = pyarrow.parquet.ParquetFile(workspace.split)
+    split = pyarrow.parquet.read_table(workspace.split, columns=["side"])["side"]
+    sides = pyarrow.compute.fill_null(pyarrow.compute.index_in(split, pyarrow.array(SIDES)), KEPT_OUT).to_numpy()
     counts = {side: dict.fromkeys(("rows", "examples", "tokens", "truncated"), 0) for side in SIDES}
     task.read(base)
     task.adapt(tokenizer, params.encode.max_tokens)
-    schema = task.encode(tokenizer, accepted.schema_arrow.empty_table().to_pandas()).schema
-    schema = schema.remove(schema.get_field_index("place")).insert(0, pyarrow.field("row", pyarrow.string()))
+    schema = _examples(task, tokenizer, accepted.schema_arrow.empty_table(), sides[:0]).schema.remove(SIDE)
+    weights, options = fingerprint(base), [params.section("encode"), params.section("task")]
+    made = f"{made_by('stages/encode.py', 'tasks', 'modelling')} {weights} {options}"
+    groups, start = row_groups(workspace.accepted), 0
     with ExitStack() as stack:
+        pieces = stack.enter_context(Pieces(workspace.pieces / "encoded", made))
         writers = {}
         for side in SIDES:
             temporary = stack.enter_context(replacing(workspace.encoded / f"{side}.arrow"))
             writers[side] = stack.enter_context(pyarrow.ipc.new_stream(str(temporary), schema))
-        batches = zip(accepted.iter_batches(CHUNK), split.iter_batches(CHUNK, columns=["side"]), strict=True)
-        for rows, placed in track(batches, -(-accepted.metadata.num_rows // CHUNK), "encoding"):
-            table = task.encode(tokenizer, rows.to_pandas())
-            places = table["place"].combine_chunks()
-            table = table.set_column(0, "row", rows["row"].take(places))
-            side_of_example = placed["side"].take(places)
-            for side in SIDES:
-                kept = table.filter(pyarrow.compute.equal(side_of_example, side))
-                writers[side].write_table(kept.combine_chunks())
-                for name, count in _counts(kept).items():
+        for number, (digest, rows) in enumerate(track(groups, len(groups), "encoding")):
+            here = sides[start : start + rows]
+            start += rows
+            make = partial(_encoded, task, tokenizer, accepted, number, here)
+            table = pieces.get(f"{digest} {hashlib.sha256(here.tobytes()).hexdigest()}", make)
+            ends = numpy.searchsorted(table["side"].to_numpy(), range(len(SIDES) + 1))
+            for side, first, last in zip(SIDES, ends, ends[1:], strict=False):
+                examples = table[first:last].remove_column(SIDE)
+                writers[side].write_table(examples)
+                for name, count in _counts(examples).items():
                     counts[side][name] += count
     report = {
-        "base": {"name": params.model.base, "sha256": fingerprint(base)},
+        "base": {"name": params.model.base, "sha256": weights},
         "max_tokens": params.encode.max_tokens,
         "sides": counts,
     }
     write_json(workspace.reports / "encoding.json", report)
+
+
+def _encoded(
+    task: Task, tokenizer: Tokenizer, accepted: pyarrow.parquet.ParquetFile, group: int, sides: numpy.ndarray
+) -> pyarrow.Table:
+    """The examples of a row group, those of a side together."""
+    found, start = [], 0
+    for rows in accepted.iter_batches(CHUNK, row_groups=[group]):
+        found.append(_examples(task, tokenizer, pyarrow.Table.from_batches([rows]), sides[start : start + len(rows)]))
+        start += len(rows)
+    table = pyarrow.concat_tables(found)
+    return table.take(table["side"].to_numpy().argsort(kind="stable")).combine_chunks()
+
+
+def _examples(task: Task, tokenizer: Tokenizer, rows: pyarrow.Table, sides: numpy.ndarray) -> pyarrow.Table:
+    """The examples of rows that are on a side, with the number of the side first."""
+    table = task.encode(tokenizer, rows.to_pandas())
+    places = table["place"].combine_chunks()
+    table = table.set_column(0, "row", rows["row"].take(places))
+    table = table.add_column(SIDE, "side", [sides.take(places.to_numpy())])
+    return table.filter(pyarrow.compute.not_equal(table["side"], KEPT_OUT))
 
 
 def _counts(examples: pyarrow.Table) -> dict[str, int]:

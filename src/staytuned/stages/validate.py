@@ -1,29 +1,29 @@
 """Validate: rows that keep the contract go on, the others are quarantined with their reasons."""
 
 import csv
+import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy
-import pandas
 import pyarrow
 import pyarrow.parquet
 
 from staytuned import tasks
 from staytuned.data.batches import Batch, check_manifest, manifest, path_of
-from staytuned.data.contract import Checkpoint, Contract
-from staytuned.data.data_docs import close_pages
+from staytuned.data.contract import Contract
+from staytuned.data.data_docs import write_pages
+from staytuned.data.verdicts import Judge, Part
 from staytuned.errors import BudgetError, DataError
-from staytuned.files import PARQUET, replacing, write_json
+from staytuned.files import PARQUET, replacing, sha256, write_json
 from staytuned.params import Params
-from staytuned.progress import track
+from staytuned.pieces import Pieces, made_by
+from staytuned.progress import bar
+from staytuned.tasks import Task
 from staytuned.workspace import Workspace
 
-HASH = numpy.uint64
 SHOWN = 3  # new classes that are named
 
 
@@ -56,31 +56,6 @@ class Tally:
         ]
 
 
-@dataclass
-class Part:
-    """Consecutive rows of a batch."""
-
-    batch: Batch
-    start: int  # place of the first in the batch
-    frame: pandas.DataFrame
-
-
-class Ids:
-    """Hashes of row ids, sorted: 8 bytes a row, whatever the length of the ids."""
-
-    def __init__(self) -> None:
-        self.hashes = numpy.empty(0, HASH)
-
-    def add(self, hashes: numpy.ndarray) -> None:
-        """Remember these."""
-        new = numpy.unique(hashes)
-        self.hashes = numpy.insert(self.hashes, self.hashes.searchsorted(new), new)
-
-    def holds(self, hashes: numpy.ndarray) -> numpy.ndarray:
-        """Which of these were remembered."""
-        return self.hashes.searchsorted(hashes, "left") < self.hashes.searchsorted(hashes, "right")
-
-
 def run(workspace: Workspace, params: Params) -> None:
     """Sort the rows of all batches into ``accepted`` and ``quarantine``; accepted + quarantined = rows in.
 
@@ -94,58 +69,43 @@ def run(workspace: Workspace, params: Params) -> None:
     if not batches:
         raise DataError("there is no batch yet; add one with `staytuned ingest FILE`")
     task = tasks.load(params)
-    keep = params.ingest.columns.keep
+    keep, options = params.ingest.columns.keep, params.validate_
     columns = ["row", "text", "text_pair", "label", "source", "group", "batch", *keep]
     told = ["row", "text", "text_pair", "label", "source", "group", "line", *keep]
-    contract = Contract(params.validate_.max_characters, [*told, "problem"], "text_pair" in task.columns, task.labelled)
+    contract = Contract(options.max_characters, [*told, "problem"], "text_pair" in task.columns, task.labelled)
     schema = pyarrow.schema([(name, pyarrow.string()) for name in columns])
-    shutil.rmtree(workspace.data_docs, ignore_errors=True)
-    checkpoint = Checkpoint(contract, workspace.data_docs)
-    everyone, accepted_ids, ids_here, readmitted = Ids(), Ids(), Ids(), set[str]()
-    tallies = {batch.batch[:16]: Tally(batch) for batch in batches}
+    made = made_by(
+        "stages/validate.py", "data/contract.py", "data/data_docs.py", "data/verdicts.py", "tasks", "modelling"
+    )
+    readmitted, tallies = set[str](), {batch.batch[:16]: Tally(batch) for batch in batches}
     with (
+        Pieces(
+            workspace.pieces / "verdicts", f"{made} {params.section('task')} {contract} {options.chunk_rows}"
+        ) as pieces,
         replacing(workspace.accepted) as accepted_file,
         replacing(workspace.quarantine) as quarantine_file,
         quarantine_file.open("w", encoding="utf-8", newline="") as quarantine_handle,
     ):
+        judge = Judge(contract, task.faults, options.chunk_rows, pieces)
         quarantine = csv.writer(quarantine_handle)
         quarantine.writerow(["key", *told, "reasons"])
         with pyarrow.parquet.ParquetWriter(accepted_file, schema, **PARQUET) as accepted:
-            for parts in _chunks(workspace, batches, params):
-                frame = pandas.concat([part.frame for part in parts], ignore_index=True)
-                keys = [(part.batch.batch[:16], part.start + i) for part in parts for i in range(len(part.frame))]
-                frame["batch"] = [batch for batch, _ in keys]
-                frame["label"] = task.labels(frame)
-                frame["fault"] = pandas.Series(task.faults(frame), index=frame.index, dtype="object")
-                hashes = pandas.util.hash_array(frame["row"].fillna("").to_numpy(object), categorize=False)
-                first = parts[0]
-                if first.start == 0:
-                    ids_here = Ids()
-                # a corrected row may take the id of the row that it corrects
-                before = accepted_ids if first.batch.readmits else everyone
-                frame["duplicate"] = _duplicates(frame["row"], hashes, before, ids_here)
-                clipped = frame.assign(text=frame["text"].str.slice(0, params.validate_.max_characters + 1))
-                reasons = checkpoint.reasons(f"{first.batch.batch[:12]}-{first.start}", clipped)
-                bad = numpy.isin(numpy.arange(len(frame)), list(reasons))
-                everyone.add(hashes)
-                accepted_ids.add(hashes[~bad])
-                if first.batch.readmits:
-                    ids_here.add(hashes)
-                readmitted.update(frame.loc[~bad, "readmits"].dropna())
-                rows = frame[~bad]
-                accepted.write_table(pyarrow.Table.from_pandas(rows[columns], schema, preserve_index=False))
-                for batch, count in Counter(rows["batch"]).items():
-                    tallies[batch].accepted += count
+            for part, reasons in judge.verdicts(_parts(workspace, batches, params, task)):
+                frame, tally = part.frame, tallies[part.batch.batch[:16]]
+                rows = frame.drop(index=list(reasons))
+                readmitted.update(rows["readmits"].dropna())
+                tally.accepted += len(rows)
+                if len(rows):
+                    accepted.write_table(pyarrow.Table.from_pandas(rows[columns], schema, preserve_index=False))
                 for place, why in sorted(reasons.items()):
-                    batch, number = keys[place]
-                    tallies[batch].add(f"{batch}:{number}", why)
-                    values = frame.loc[place, told].fillna("")
-                    quarantine.writerow([f"{batch}:{number}", *values, "; ".join(why.values())])
+                    key = f"{part.batch.batch[:16]}:{part.start + place}"
+                    tally.add(key, why)
+                    quarantine.writerow([key, *frame.loc[place, told].fillna(""), "; ".join(why.values())])
         quarantine_handle.flush()
         report = _report(list(tallies.values()), readmitted)
         write_json(workspace.reports / "validation.json", report)
-        close_pages(workspace.data_docs, checkpoint.done)
-        over_budget = _over_budget(report, params.validate_.quarantine_budget)
+        write_pages(workspace.data_docs, judge.done)
+        over_budget = _over_budget(report, options.quarantine_budget)
         if over_budget:
             quarantine_file.replace(workspace.quarantine)
             raise BudgetError(
@@ -154,42 +114,29 @@ def run(workspace: Workspace, params: Params) -> None:
             )
 
 
-def _chunks(workspace: Workspace, batches: list[Batch], params: Params) -> Iterator[list[Part]]:
-    """At most ``chunk_rows`` rows at a time: small batches together, for a checkpoint takes a second however few its
-    rows are. Corrected rows come alone: they are judged by what became of the rows before them.
-    """
-    size = params.validate_.chunk_rows
-    together: list[Part] = []
-    for part in track(
-        _parts(workspace, batches, params), sum(-(-batch.rows // size) for batch in batches), "validating"
-    ):
-        rows = sum(len(one.frame) for one in (*together, part))
-        if together and (rows > size or part.batch.readmits or together[0].batch.readmits):
-            yield together
-            together = []
-        together.append(part)
-    yield together
-
-
-def _parts(workspace: Workspace, batches: list[Batch], params: Params) -> Iterator[Part]:
-    for batch in batches:
-        file = pyarrow.parquet.ParquetFile(path_of(workspace, batch.batch))
-        missing = set(params.ingest.columns.keep) - set(file.schema_arrow.names)
-        if missing:
-            raise DataError(
-                f"batch {batch.batch[:16]} ({batch.file}) was ingested without {sorted(missing)}, which "
-                "ingest.columns.keep names now; drop them there, or ingest the file again elsewhere"
-            )
-        start = 0
-        for rows in file.iter_batches(batch_size=params.validate_.chunk_rows):
-            yield Part(batch, start, rows.to_pandas())
-            start += len(rows)
-
-
-def _duplicates(rows: pandas.Series, hashes: numpy.ndarray, before: Ids, here: Ids) -> pandas.Series:
-    """The id of each row whose id was there before, or stands above it in its own batch."""
-    repeated = pandas.Series(hashes).duplicated().to_numpy() | before.holds(hashes) | here.holds(hashes)
-    return rows.where(pandas.Series(repeated, index=rows.index))
+def _parts(workspace: Workspace, batches: list[Batch], params: Params, task: Task) -> Iterator[Part]:
+    """All rows, at most ``chunk_rows`` at a time."""
+    size, before = params.validate_.chunk_rows, ""
+    with bar() as display:
+        shown = display.add_task("validating", total=sum(batch.rows for batch in batches))
+        for batch in batches:
+            path = path_of(workspace, batch.batch)
+            before = hashlib.sha256(f"{before} {batch.batch} {batch.readmits} {sha256(path)}".encode()).hexdigest()
+            file = pyarrow.parquet.ParquetFile(path)
+            missing = set(params.ingest.columns.keep) - set(file.schema_arrow.names)
+            if missing:
+                raise DataError(
+                    f"batch {batch.batch[:16]} ({batch.file}) was ingested without {sorted(missing)}, which "
+                    "ingest.columns.keep names now; drop them there, or ingest the file again elsewhere"
+                )
+            start = 0
+            for rows in file.iter_batches(batch_size=size):
+                frame = rows.to_pandas()
+                frame["batch"] = batch.batch[:16]
+                frame["label"] = task.labels(frame)
+                yield Part(batch, start, frame, f"{before} {start}")
+                start += len(frame)
+                display.update(shown, advance=len(frame))
 
 
 def _report(tallies: list[Tally], readmitted: set[str]) -> dict[str, Any]:

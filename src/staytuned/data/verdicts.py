@@ -1,0 +1,123 @@
+"""Verdicts: what the contract makes of each row of each batch, asked once for each part of a batch."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+
+import numpy
+import pandas
+import pyarrow
+
+from staytuned.data.batches import Batch
+from staytuned.data.contract import Checkpoint, Contract, Reasons
+from staytuned.data.data_docs import Validated
+from staytuned.pieces import Pieces
+
+Faults = Callable[[pandas.DataFrame], list[str | None]]  # why a task cannot use each row
+HASH = numpy.uint64
+PAGE = -1  # the place in a piece that stands for no row, but for the page of Data Docs
+
+
+@dataclass
+class Part:
+    """Consecutive rows of a batch."""
+
+    batch: Batch
+    start: int  # place of the first in the batch
+    frame: pandas.DataFrame  # its rows with ``label`` and ``batch``
+    key: str  # all that the verdict depends on: the batch, and those before it
+
+
+class Ids:
+    """Hashes of row ids, sorted: 8 bytes a row, whatever the length of the ids."""
+
+    def __init__(self) -> None:
+        self.hashes = numpy.empty(0, HASH)
+
+    def add(self, hashes: numpy.ndarray) -> None:
+        """Remember these."""
+        new = numpy.unique(hashes)
+        self.hashes = numpy.insert(self.hashes, self.hashes.searchsorted(new), new)
+
+    def holds(self, hashes: numpy.ndarray) -> numpy.ndarray:
+        """Which of these were remembered."""
+        return self.hashes.searchsorted(hashes, "left") < self.hashes.searchsorted(hashes, "right")
+
+
+class Judge:
+    """Asks Great Expectations about the parts of which no verdict is kept, as many together as one frame may hold: a
+    checkpoint takes a second however few its rows are.
+    """
+
+    def __init__(self, contract: Contract, faults: Faults, chunk_rows: int, pieces: Pieces) -> None:
+        self.done: list[Validated] = []  # what Data Docs show
+        self._contract, self._faults, self._chunk_rows, self._pieces = contract, faults, chunk_rows, pieces
+        self._checkpoint: Checkpoint | None = None
+        self._everyone, self._accepted, self._here = Ids(), Ids(), Ids()
+
+    def verdicts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, dict[int, Reasons]]]:
+        """Each part, in the order of arrival, with the reasons against each of its bad rows, by place in the part."""
+        waiting: list[Part] = []
+        for part in parts:
+            kept = self._pieces.read(part.key)
+            if waiting and (kept is not None or self._is_full(waiting, part)):
+                yield from self._judged(waiting)
+                waiting = []
+            if kept is None:
+                waiting.append(part)
+            else:
+                yield part, self._remembered(part, kept)
+        if waiting:
+            yield from self._judged(waiting)
+
+    def _is_full(self, waiting: list[Part], part: Part) -> bool:
+        """Corrected rows come alone: they are judged by what became of the rows before them."""
+        rows = sum(len(one.frame) for one in (*waiting, part))
+        return rows > self._chunk_rows or part.batch.readmits or waiting[0].batch.readmits
+
+    def _judged(self, parts: list[Part]) -> Iterator[tuple[Part, dict[int, Reasons]]]:
+        first, frame = parts[0], pandas.concat([part.frame for part in parts], ignore_index=True)
+        frame["fault"] = pandas.Series(self._faults(frame), index=frame.index, dtype="object")
+        frame["duplicate"] = self._duplicates(first, frame["row"])
+        frame["text"] = frame["text"].str.slice(0, self._contract.max_characters + 1)
+        self._checkpoint = self._checkpoint or Checkpoint(self._contract)
+        reasons, done = self._checkpoint.reasons(f"{first.batch.batch[:12]}-{first.start}", frame)
+        lines, start = [(PAGE, json.dumps(asdict(done)))], 0
+        for part in parts:
+            places = range(start, start + len(part.frame))
+            lines += [(place - start, json.dumps(reasons[place])) for place in places if place in reasons]
+            columns = zip(*lines, strict=True) if lines else ([], [])
+            schema = pyarrow.schema([("place", pyarrow.int64()), ("reasons", pyarrow.string())])
+            table = pyarrow.table(list(map(list, columns)), schema=schema)
+            yield part, self._remembered(part, self._pieces.keep(part.key, table))
+            lines, start = [], start + len(part.frame)
+
+    def _duplicates(self, first: Part, rows: pandas.Series) -> pandas.Series:
+        """The id of each row whose id was there before, or stands above it.
+
+        A corrected row may take the id of the row that it corrects.
+        """
+        hashes = _hashes(rows)
+        before = (self._accepted if first.batch.readmits else self._everyone).holds(hashes)
+        here = self._here.holds(hashes) & (first.start > 0)
+        repeated = pandas.Series(hashes, rows.index).duplicated() | before | here
+        return rows.where(repeated)
+
+    def _remembered(self, part: Part, kept: pyarrow.Table) -> dict[int, Reasons]:
+        """What a piece says; its rows count for those after them."""
+        found = dict(zip(kept["place"].to_pylist(), map(json.loads, kept["reasons"].to_pylist()), strict=True))
+        if PAGE in found:
+            self.done.append(Validated(**found.pop(PAGE)))
+        hashes = _hashes(part.frame["row"])
+        self._everyone.add(hashes)
+        self._accepted.add(numpy.delete(hashes, list(found)))
+        if part.start == 0:
+            self._here = Ids()
+        if part.batch.readmits:
+            self._here.add(hashes)
+        return found
+
+
+def _hashes(rows: pandas.Series) -> numpy.ndarray:
+    hashes: numpy.ndarray = pandas.util.hash_array(rows.fillna("").to_numpy(object), categorize=False)
+    return hashes
