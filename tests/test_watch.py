@@ -196,7 +196,7 @@ def test_a_schedule_is_planned_once_and_anew_when_it_changes(road: Workspace, pr
     async def plan_twice(watch: Watch, client: Any, deployment: UUID) -> list[str]:
         await watch._forget_plan(client, deployment)
         await watch._plan(client, deployment)
-        watch.planned = datetime.now(UTC)
+        watch.planned = None
         await watch._plan(client, deployment)
         runs = await watch._runs(client, deployment, 10, timedelta(days=2))
         return [f"{run.expected_start_time:%H:%M}" for run in runs]

@@ -14,6 +14,7 @@ from staytuned.processes import die_with_parent
 from staytuned.workspace import Workspace
 
 PATIENCE = 120  # seconds for Prefect's server to start: a busy machine needs more than 20
+PATIENCE_AT_END = 10  # seconds for a server to end by itself
 
 
 def prefect_settings(workspace: Workspace) -> None:
@@ -82,7 +83,8 @@ def serve(workspace: Workspace) -> None:
     places = {"MLflow": (mlflow, 5000), "Prefect": (prefect, 4200)}
     servers = []
     for name, (command, port) in places.items():
-        servers.append(subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)]))
+        words = [*command, "--host", "127.0.0.1", "--port", str(port)]
+        servers.append(subprocess.Popen(words, preexec_fn=die_with_parent))
         print(f"{name}: http://127.0.0.1:{port}")
     try:
         for server in servers:
@@ -90,3 +92,8 @@ def serve(workspace: Workspace) -> None:
     finally:
         for server in servers:
             server.terminate()
+        for server in servers:
+            try:
+                server.wait(PATIENCE_AT_END)
+            except subprocess.TimeoutExpired:
+                server.kill()

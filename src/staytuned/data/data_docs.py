@@ -37,8 +37,9 @@ a[data-toggle=collapse],[class*=filter]{display:none}.collapse{display:block}
 INDEX = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Data Docs</title></head><body>
 <h1>Data Docs</h1><p>What the data contract made of the batches; small ones share a page. A row that breaks it is
 in the quarantine.</p>
-<table><tr><th>page</th><th>batches</th><th>rows</th><th>quarantined</th><th>expectations broken</th></tr>
-{% for one, page in pages %}<tr><td><a href="{{ page }}">{{ one.name }}</a></td>
+<table><tr><th>rows of</th><th>batch</th><th>rows</th><th>quarantined</th><th>expectations broken</th></tr>
+{% for one, page in pages %}<tr><td><a href="{{ page }}">
+{%- for batch in one.batches %}{{ files[batch] }}{{ ", " if not loop.last }}{% endfor %}</a></td>
 <td>{{ one.batches | join(" ") }}</td><td>{{ one.rows }}</td>
 <td>{{ one.quarantined }}</td><td>{{ one.broken }}</td></tr>{% endfor %}</table>
 <p><a href="expectations/contract.html">The contract</a></p></body></html>
@@ -55,13 +56,19 @@ def site(pages: Path) -> dict[str, Any]:
     }
 
 
-def close_pages(pages: Path, done: list[Validated]) -> None:
-    """Take out of the pages all that a browser would load from elsewhere, and write an index that needs no script."""
+def close_pages(pages: Path, done: list[Validated], files: dict[str, str]) -> None:
+    """Take out of the pages all that a browser would load from elsewhere, and write an index that needs no script.
+
+    Args:
+        pages: Their folder.
+        done: What was validated.
+        files: The file that each batch came in.
+    """
     shutil.rmtree(pages / "static", ignore_errors=True)
     places = {page.parent.parent.name: page for page in pages.glob("validations/**/*.html")}
     links = [(one, places[one.name].relative_to(pages).as_posix()) for one in done]
     (pages / "index.html").write_text(
-        jinja2.Environment(autoescape=True).from_string(INDEX).render(pages=links), encoding="utf-8"
+        jinja2.Environment(autoescape=True).from_string(INDEX).render(pages=links, files=files), encoding="utf-8"
     )
     for page in pages.rglob("*.html"):
         page.write_text(_closed(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -144,7 +144,7 @@ def run(workspace: Workspace, params: Params) -> None:
         quarantine_handle.flush()
         report = _report(list(tallies.values()), readmitted)
         write_json(workspace.reports / "validation.json", report)
-        close_pages(workspace.data_docs, checkpoint.done)
+        close_pages(workspace.data_docs, checkpoint.done, {batch.batch[:16]: batch.file for batch in batches})
         over_budget = _over_budget(report, params.validate_.quarantine_budget)
         if over_budget:
             quarantine_file.replace(workspace.quarantine)
