@@ -11,6 +11,7 @@ that failed is kept beside it.
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -40,15 +41,17 @@ from staytuned.registry.release import finished
 from staytuned.registry.versions import alias_now, database
 from staytuned.workspace import Workspace
 
-POINTS = {  # what happens at them, by the command that does it
-    "ingest": [
+# What each command is killed at, by the road that it is given on: one to which rows come, one to which they have come,
+# and one whose stages are done (it was killed then already: it costs a third).
+STAGES = ("validate", "split", "drift", "encode", "train", "evaluate")
+POINTS = {
+    "rows": [
         "staytuned.data.batches:write_text",  # the batch is there, the manifest does not say so yet
         "staytuned.registry.pin:refresh",
         "staytuned.pipeline:track",
     ],
-    "run": [
-        *(f"staytuned.pipeline:run_stage({name})" for name in ("validate", "split", "drift", "encode", "train")),
-        "staytuned.pipeline:run_stage(evaluate)",
+    "stages": [*(f"staytuned.pipeline:run_stage({name})" for name in STAGES)],
+    "release": [
         "staytuned.registry.tracking:Tracker.evidence",
         f"staytuned.registry.ledger:Ledger.append({DECISION})",
         "staytuned.pipeline:push",
@@ -65,6 +68,7 @@ POINTS = {  # what happens at them, by the command that does it
         "staytuned.registry.tracking:Tracker.finish",
     ],
 }
+COMMANDS = {"rows": ["ingest", "rows.csv"], "stages": ["run"], "release": ["run"]}
 MARK = "STAYTUNED_PROOF"  # environment variable: which trial a process belongs to
 ORPHANS = 10  # seconds in which all that was started must have ended
 DIES_AT = Path(__file__).with_name("dies_at.py")
@@ -164,14 +168,10 @@ def _temporary(space: Workspace) -> list[Path]:
     return [path for path in space.root.rglob("*.tmp") if own.isdisjoint(path.parents)]
 
 
-COMMANDS = {"ingest": ["ingest", "rows.csv"], "run": ["run"]}
-
-
 def unharmed(folder: Path) -> dict[str, Any]:
     """How it ends when nobody kills it, and how long each command takes.
 
-    It leaves the road as it stands before each command, to be copied: with a champion, and a policy under which the
-    next candidate is promoted.
+    It leaves the roads of POINTS, to be copied: with a champion, and a policy under which the next one is promoted.
     """
     record = folder / "unharmed.json"
     if not record.exists():
@@ -184,9 +184,13 @@ def unharmed(folder: Path) -> dict[str, Any]:
         trial, seconds = Trial(folder, "unharmed", empty.root), dict[str, float]()
         trial.do(["ingest", "first.csv"])
         trial.do(["run"])
-        for name, words in COMMANDS.items():
+        for name in ("rows", "stages"):
             shutil.copytree(trial.workspace.root, folder / "before" / name, symlinks=True)
-            seconds[name] = trial.do(words)
+            seconds[name] = trial.do(COMMANDS[name])
+        half = Trial(folder, "half", folder / "before" / "stages")
+        assert at_boundary(half, "release", POINTS["release"][0], "before", "group")
+        half.workspace.root.rename(folder / "before" / "release")
+        shutil.rmtree(half.folder)
         trial.all_end()
         record.write_text(json.dumps({"seconds": seconds, "state": trial.state()}, indent=1))
         shutil.rmtree(trial.folder)
@@ -214,8 +218,7 @@ def resumed(trial: Trial, cut: str, expected: dict[str, Any]) -> dict[str, Any]:
     """Give the command that was cut off again, and what follows it; what was found."""
     orphans = trial.all_end()
     answered = serve.predict_text(trial.workspace, "a lovely lamp").split("version ")[1]
-    names = list(COMMANDS)
-    took = sum(trial.do(COMMANDS[name]) for name in names[names.index(cut) :])
+    took = sum(trial.do(words) for words in ([COMMANDS[cut], ["run"]] if cut == "rows" else [["run"]]))
     trial.all_end()
     state = trial.state()
     wrong = {name: value for name, value in state.items() if value != expected[name]}
@@ -254,19 +257,20 @@ def plan(kills: int, seconds: dict[str, float]) -> list[tuple[str, dict[str, Any
         (cut, point, when) for cut, points in POINTS.items() for point in points for when in ("before", "after")
     ]
     found: list[tuple[str, dict[str, Any]]] = []
-    for number, (cut, point, when) in enumerate(boundaries):
-        who = ("process", "group")[number % 2] if number % 4 < 2 else ("group", "process")[number % 2]
+    for number, (cut, point, when) in enumerate(boundaries):  # before and after, each by one and by the other
+        who = ("process", "group")[(number + number // 2) % 2]
         name = f"{cut}-{when}-{point.split(':')[1].replace('(', '-').rstrip(')')}"
         found.append((name, {"cut": cut, "point": point, "when": when, "who": who}))
-    chance = random.Random(11)
+    chance, drawn = random.Random(11), list[tuple[str, dict[str, Any]]]()
     for number in range(kills):
         instant = chance.uniform(0, sum(seconds.values()))
-        cut = "ingest" if instant < seconds["ingest"] else "run"
+        cut = "rows" if instant < seconds["rows"] else "stages"
         own = number % OWN_SERVER == OWN_SERVER - 1
-        facts = {"cut": cut, "instant": round(instant - (seconds["ingest"] if cut == "run" else 0), 2)}
+        facts = {"cut": cut, "instant": round(instant - (seconds["rows"] if cut == "stages" else 0), 2)}
         facts |= {"who": ("process", "group")[number % 2], "own_server": own}
-        found.append((f"random-{number}", facts))
-    return found
+        drawn.append((f"random-{number}", facts))
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(drawn, found))  # so that a part holds of both
+    return [one for one in in_turn if one]
 
 
 def attempt(folder: Path, name: str, facts: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
