@@ -70,6 +70,7 @@ def serve(workspace: Workspace) -> None:
     """Serve the pages of MLflow and Prefect on loopback until Ctrl-C."""
     prefect_settings(workspace)
     workspace.var.mkdir(exist_ok=True)
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven processes that nobody asks, and that outlive it
     mlflow = [
         sys.executable,
         "-m",
