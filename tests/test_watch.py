@@ -200,7 +200,7 @@ def test_a_schedule_is_planned_once_whatever_the_clock_does_and_anew_when_it_cha
         await watch._plan(client, deployment)
         watch.planned = datetime.now(UTC) + timedelta(days=3)  # as when the clock was set back since
         await watch._plan(client, deployment)
-        runs = await watch._runs(client, deployment, 10, timedelta(days=2))
+        runs = await watch._runs(client, deployment, 10, timedelta(days=1))
         return [f"{run.expected_start_time:%H:%M}" for run in runs]
 
     for minute in (11, 12):
