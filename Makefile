@@ -11,8 +11,9 @@ BUILDER ?= $(shell docker info >/dev/null 2>&1 && echo docker || echo buildah)
 BASE ?= python:3.11-slim
 IMAGE ?= staytuned
 BUILD_FLAGS ?=
+KILLS ?= 50
 
-.PHONY: run test check ui demo backtest lock image bench kill-training clean
+.PHONY: run test check ui demo backtest lock image bench kill-training kill-loop watch-proof clean
 
 run: $(INSTALLED)
 	@$(RUN) run
@@ -41,6 +42,14 @@ bench: $(INSTALLED)
 # training killed 200 times at random instants, on the tiny model of the tests; minutes
 kill-training: $(INSTALLED)
 	$(BIN)/python tests/proofs/kill_training.py
+
+# SIGKILL at every boundary and at KILLS random instants; an hour, but it goes on where it was
+kill-loop: $(INSTALLED)
+	$(BIN)/python tests/proofs/kill_loop.py kill-loop --kills $(KILLS)
+
+# a run by cron on a standing Prefect server; some minutes
+watch-proof: $(INSTALLED)
+	$(BIN)/python tests/proofs/by_cron.py
 
 # twelve arrivals of the example in a workspace of their own
 demo: $(INSTALLED)

@@ -5,6 +5,8 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from staytuned.workspace import Workspace
@@ -55,6 +57,17 @@ def staytuned_in(room: int, workspace: Workspace, *words: object) -> subprocess.
     after.rename(root)
     places[0].rmdir()
     return done
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """No file may grow, for this very process: what is written to one fails as on a full disk."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
 def _may_mount() -> bool:

@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 from staytuned import tasks
 from staytuned.modelling.intervals import draw, interval, resampled
 from staytuned.params import Params
-from staytuned.stages.evaluate import compare
+from staytuned.stages.evaluate import ENOUGH, compare
 from staytuned.tasks.text_classification import softmax
 
 PARAMS = Params.read(Path(__file__).parents[1] / "params.yaml")
@@ -33,7 +33,7 @@ def columns(rows: Answers) -> tuple[numpy.ndarray, numpy.ndarray, list[str]]:
 def frame_of(truth: numpy.ndarray, groups: Sequence[str] = "g", sources: Sequence[str] = "shop") -> pandas.DataFrame:
     """Rows with these labels."""
     names = [TASK.classes[number] for number in truth]
-    return pandas.DataFrame({"label": names, "group": groups, "source": sources})
+    return pandas.DataFrame({"label": names, "group": groups, "source": sources, "batch": sources})
 
 
 def sure_of(predicted: numpy.ndarray) -> list[numpy.ndarray]:
@@ -160,3 +160,12 @@ def test_each_source_has_its_slice() -> None:
     assert {source: found["rows"] for source, found in slices.items()} == {"shop": 2, "web": 2}
     assert [slices["shop"]["metrics"][metric] for metric in ("accuracy", "macro_f1")] == [0.0, 0.0]
     assert [slices["web"]["metrics"][metric] for metric in ("accuracy", "macro_f1")] == [1.0, 1.0]
+
+
+def test_a_batch_has_a_figure_of_its_own_where_its_test_rows_are_enough() -> None:
+    truth = numpy.zeros(ENOUGH * 2 - 1, int)
+    frame = frame_of(truth, "g", ["few"] * (ENOUGH - 1) + ["enough"] * ENOUGH)
+    report = compare(TASK, {"candidate": sure_of(truth)}, frame, PARAMS.evaluate)
+    assert {name: found["rows"] for name, found in report["models"]["candidate"]["batches"].items()} == {
+        "enough": ENOUGH
+    }

@@ -1,8 +1,11 @@
 """DVC as the project uses it."""
 
+import json
+import os
 import subprocess
 from pathlib import Path
 
+import pytest
 from tiny import make_rows, make_workspace, write_csv
 
 from staytuned import pipeline, road, start
@@ -37,3 +40,18 @@ def test_a_workspace_that_git_ignores_is_used_as_one_outside_git(tmp_path: Path)
     assert (ignored.root / "data" / "batches.dvc").exists()
     assert "no_scm = true" in (ignored.root / ".dvc" / "config.local").read_text()
     assert not (tracked.root / ".dvc" / "config.local").exists()
+
+
+@pytest.mark.parametrize("left", ['{"write": {', '{"write": {HERE: DEAD}, "read": {"elsewhere": [DEAD, OURS]}}'])
+def test_what_a_killed_process_left_of_dvcs_locks_is_no_obstacle(tmp_path: Path, left: str) -> None:
+    workspace = make_workspace(tmp_path / "workspace")
+    workspace.batches.mkdir(parents=True)
+    record = workspace.root / ".dvc" / "tmp" / "rwlock"
+    record.parent.mkdir(exist_ok=True)
+    dead, ours = '{"pid": 4194999, "cmd": "killed"}', json.dumps({"pid": os.getppid(), "cmd": "at work"})
+    here = json.dumps(str(workspace.batches))
+    record.write_text(left.replace("HERE", here).replace("DEAD", dead).replace("OURS", ours))
+    pipeline.track(workspace, workspace.batches)
+    found = json.loads(record.read_text())
+    assert not found.get("write")
+    assert found.get("read", {}) == ({"elsewhere": [json.loads(ours)]} if "OURS" in left else {})

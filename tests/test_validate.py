@@ -233,6 +233,24 @@ def test_batches_in_chunks_of_any_size_give_the_same(tmp_path: Path) -> None:
     assert [batch["rows"] for batch in report["batches"]] == [5, 5, 2]
 
 
+def test_a_label_that_contradicts_an_earlier_one_of_its_id_is_quarantined_and_the_earlier_one_stands(
+    tmp_path: Path,
+) -> None:
+    workspace, params = make(tmp_path / "workspace")
+    rows = make_rows(3)
+    other = {"label": "neutral" if rows[0]["label"] != "neutral" else "positive"}
+    add(workspace, params, rows)
+    second = add(workspace, params, [rows[0] | other, rows[1] | other | {"id": "another"}])
+    validate.run(workspace, params)
+    assert [(row["row"], row["label"]) for row in accepted(workspace)] == [
+        *((f"shop:{row['id']}", row["label"]) for row in rows),
+        ("shop:another", other["label"]),
+    ]
+    (bad,) = quarantined(workspace)
+    assert (bad["key"], bad["label"]) == (f"{second}:0", other["label"])
+    assert bad["reasons"] == "id 'shop:0-0' was there before"
+
+
 def readmit(workspace: Workspace, rows: list[dict[str, str]]) -> None:
     path = workspace.root / "corrected.csv"
     with path.open("w", encoding="utf-8", newline="") as handle:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Literal
 
 from staytuned.errors import BusyError, StageError, StaytunedError
@@ -25,8 +25,9 @@ class _StandardError(logging.Handler):
     """Writes to where standard error leads now; logging's own keeps where it led at the import."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line."""
-        print(self.format(record), file=sys.stderr, flush=True)
+        """Write a line, if there is room: no alert may stop a run."""
+        with suppress(OSError):
+            print(self.format(record), file=sys.stderr, flush=True)
 
 
 log = logging.getLogger(__name__)

@@ -46,28 +46,36 @@ class Incoming:
         taken = 0
         for path in self.settled():
             try:
-                road.ingest(self.workspace, path)
+                taken += self._take(path)
             except BusyError:
                 return taken
-            except DataError as error:
-                self._refuse(path, str(error))
             except (StaytunedError, OSError) as error:
                 self._tell(from_os_error(error, path) if isinstance(error, OSError) else error)
                 return taken
-            except Exception as error:  # one bad file must not keep the others out
-                self._refuse(path, repr(error))
-            else:
-                _move(path, self.folder / "done")
-                taken += 1
         return taken
 
-    def _refuse(self, path: Path, reason: str) -> None:
-        there = _move(path, self.folder / "refused")
+    def _take(self, path: Path) -> bool:
+        """Ingest a file and move it away; False if it is refused."""
+        try:
+            road.ingest(self.workspace, path)
+        except DataError as error:
+            return self._refuse(path, str(error))
+        except (StaytunedError, OSError):
+            raise
+        except Exception as error:  # one bad file must not keep the others out
+            return self._refuse(path, repr(error))
+        path.rename(_place(path, self.folder / "done"))
+        return True
+
+    def _refuse(self, path: Path, reason: str) -> bool:
+        there = _place(path, self.folder / "refused")
         write_text(there.with_name(f"{there.name}.txt"), f"{reason}\n")
+        path.rename(there)
         text = (
             f"{path.name} was not ingested: {reason}\nIt lies in {there}; mend it and put it into {self.folder} again"
         )
         alerts.send(self.params, "refused file", text)
+        return False
 
     def _tell(self, error: StaytunedError) -> None:
         if str(error) != self._told:
@@ -86,11 +94,11 @@ def _state(path: Path) -> State | None:
     return (found.st_size, found.st_mtime_ns) if path.is_file() else None
 
 
-def _move(path: Path, folder: Path) -> Path:
-    """Move a file into a folder; another of that name stays, and this one gets a number."""
+def _place(path: Path, folder: Path) -> Path:
+    """Where in a folder a file may go; another of that name stays, and this one gets a number."""
     folder.mkdir(exist_ok=True)
     target, number = folder / path.name, 1
     while target.exists():
         number += 1
         target = folder / f"{path.stem}-{number}{path.suffix}"
-    return path.rename(target)
+    return target

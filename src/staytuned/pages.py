@@ -14,6 +14,7 @@ from staytuned.processes import die_with_parent
 from staytuned.workspace import Workspace
 
 PATIENCE = 120  # seconds for Prefect's server to start: a busy machine needs more than 20
+PATIENCE_AT_END = 10  # seconds for a server to end by itself
 
 
 def prefect_settings(workspace: Workspace) -> None:
@@ -69,6 +70,7 @@ def serve(workspace: Workspace) -> None:
     """Serve the pages of MLflow and Prefect on loopback until Ctrl-C."""
     prefect_settings(workspace)
     workspace.var.mkdir(exist_ok=True)
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven processes that nobody asks, and that outlive it
     mlflow = [
         sys.executable,
         "-m",
@@ -82,7 +84,8 @@ def serve(workspace: Workspace) -> None:
     places = {"MLflow": (mlflow, 5000), "Prefect": (prefect, 4200)}
     servers = []
     for name, (command, port) in places.items():
-        servers.append(subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)]))
+        words = [*command, "--host", "127.0.0.1", "--port", str(port)]
+        servers.append(subprocess.Popen(words, preexec_fn=die_with_parent))
         print(f"{name}: http://127.0.0.1:{port}")
     try:
         for server in servers:
@@ -90,3 +93,8 @@ def serve(workspace: Workspace) -> None:
     finally:
         for server in servers:
             server.terminate()
+        for server in servers:
+            try:
+                server.wait(PATIENCE_AT_END)
+            except subprocess.TimeoutExpired:
+                server.kill()

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from staytuned.entry_points import task_files
 from staytuned.errors import BusyError, DataError, MissingError, RegistryError, StageError, disk_full, is_full
-from staytuned.files import sha256, write_text
+from staytuned.files import read_json, sha256, write_json, write_text
 from staytuned.processes import DRIVER
 from staytuned.workspace import Workspace
 
@@ -121,6 +121,7 @@ def run_stage(workspace: Workspace, name: str) -> bool:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ[DRIVER] = str(os.getpid())
     workspace.stage_error.unlink(missing_ok=True)
+    _forget_dead_locks(workspace)
     with opened(workspace) as repo:
         try:
             return bool(repo.reproduce(name, single_item=True))
@@ -139,8 +140,33 @@ def run_stage(workspace: Workspace, name: str) -> bool:
             raise StageError(name, int(status[1]), said.read_text() if said.exists() else "") from error
 
 
+def _forget_dead_locks(workspace: Workspace) -> None:
+    """Take out of DVC's record of locks what killed processes left in it, before their numbers are others' again.
+
+    DVC does so only for the paths that it is asked for, and stops for good at a record that a kill left half written.
+    """
+    file = workspace.root / ".dvc" / "tmp" / "rwlock"
+    try:
+        held = read_json(file)
+    except FileNotFoundError:
+        return
+    except ValueError:
+        file.unlink()
+        return
+    writers, readers = held.get("write", {}), held.get("read", {})
+    writing = {path: one for path, one in writers.items() if _lives(one)}
+    reading = {path: alive for path, some in readers.items() if (alive := [one for one in some if _lives(one)])}
+    if (writing, reading) != (writers, readers):
+        write_json(file, {"write": writing, "read": reading})
+
+
+def _lives(holder: dict[str, Any]) -> bool:
+    return holder["pid"] != os.getpid() and Path(f"/proc/{holder['pid']}").exists()
+
+
 def track(workspace: Workspace, *paths: Path) -> None:
     """Point DVC at folders of data (``PATH.dvc``) and, inside git, stage the pointers; nothing is committed."""
+    _forget_dead_locks(workspace)
     with opened(workspace) as repo:
         for path in paths:
             repo.add(str(path))

@@ -35,7 +35,8 @@ def summary(workspace: Workspace, params: Params, release: Release) -> None:
         table.add_row("registered", f"{params.registry.model} version {release.version}, alias {release.alias}")
     ui = "make ui" if (workspace.root / "Makefile").exists() else "staytuned ui"
     where = [
-        ("report", workspace.evaluation / "report.html"),
+        ("decision", workspace.decision_page),
+        ("evaluation", workspace.evaluation / "report.html"),
         ("Data Docs", workspace.data_docs / "index.html"),
         ("what drifted", workspace.drift / "report.html"),
         ("MLflow, Prefect", f"`{ui}`: http://127.0.0.1:5000 and http://127.0.0.1:4200"),
@@ -59,7 +60,8 @@ def not_due(workspace: Workspace, answer: Answer) -> None:
 def _table(workspace: Workspace) -> Table:
     rows = read_json(workspace.reports / "validation.json")
     table = Table(show_header=False, title="staytuned", title_justify="left")
-    table.add_row("rows in", f"{rows['rows']}: {rows['accepted']} accepted, {rows['quarantined']} quarantined")
+    mended = f", {rows['readmitted']} of them corrected since" if rows["readmitted"] else ""
+    table.add_row("rows in", f"{rows['rows']}: {rows['accepted']} accepted, {rows['quarantined']} quarantined{mended}")
     if rows["batches"][-1]["said"]:
         table.add_row("not accepted", "of the last batch:\n" + "\n".join(rows["batches"][-1]["said"]))
     drift = read_json(workspace.drift / "drift.json")

@@ -71,7 +71,7 @@ class Watch:
         self.incoming = Incoming(workspace, params)
         self.owed = True  # a flow run, for rows that have arrived, perhaps before the watch began
         self.silent = False  # the server, when it was asked last
-        self.planned = datetime.min.replace(tzinfo=UTC)  # the next run by the schedule
+        self.planned: datetime | None = None  # the next run by the schedule; an earlier one if the clock goes back
         self.given_up: UUID | None = None  # the last flow run that crashed, where too many did
 
     async def run(self) -> None:
@@ -138,11 +138,12 @@ class Watch:
         from prefect.server.schemas.schedules import CronSchedule
         from prefect.states import Scheduled
 
-        now = datetime.now(UTC)
-        if self.params.watch.cron is None or self.planned > now:
+        if self.params.watch.cron is None:
+            return
+        (date,) = await CronSchedule(cron=self.params.watch.cron).get_dates(1, start=datetime.now(UTC))
+        if date == self.planned:
             return
         (schedule,) = (await client.read_deployment(deployment)).schedules
-        (date,) = await CronSchedule(cron=self.params.watch.cron).get_dates(1, start=now)
         await client.create_flow_run_from_deployment(
             deployment,
             state=Scheduled(scheduled_time=date),

@@ -105,6 +105,11 @@ class Workspace:
         return self.reports / "evaluation"
 
     @property
+    def decision_page(self) -> Path:
+        """What was decided last, and what each version knows of each source: a view, not an output."""
+        return self.reports / "decision.html"
+
+    @property
     def drift(self) -> Path:
         """Folder with what drifted since the champion: JSON, pictures, page."""
         return self.reports / "drift"

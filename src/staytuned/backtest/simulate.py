@@ -12,7 +12,7 @@ from staytuned.data.sides import TEST, TRAIN
 from staytuned.drift.triggers import Answer, decide
 from staytuned.registry.gate import Decision, Standing
 from staytuned.registry.gate import decide as gate
-from staytuned.stages.evaluate import compare
+from staytuned.stages.evaluate import compare, slices
 from staytuned.training.continual import chosen
 
 
@@ -99,14 +99,7 @@ def _line(
 ) -> dict[str, Any]:
     judged, said = history.judged(arrival), state.champion.said
     frame = history.sides[TEST].frame
-    sources = frame["source"]
-    of_source = {
-        source: history.task.score(
-            frame[sources == source].reset_index(drop=True),
-            [said[row] for row in numpy.flatnonzero(sources == source)],
-        )
-        for source in sorted(set(sources))
-    }
+    of_source = slices(history.task, history.task.statistics(frame, said), frame["source"])
     here = numpy.flatnonzero(judged)
     return {
         "arrival": history.arrivals[arrival],
@@ -117,5 +110,5 @@ def _line(
         "reasons": reasons,
         "rows": len(here),
         "metrics": history.task.score(frame.iloc[here].reset_index(drop=True), [said[row] for row in here]),
-        "sources": of_source,
+        "sources": {source: found["metrics"] for source, found in of_source.items()},
     }

@@ -43,8 +43,9 @@ a[data-toggle=collapse],[class*=filter]{display:none}.collapse{display:block}
 INDEX = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Data Docs</title></head><body>
 <h1>Data Docs</h1><p>What the data contract made of the batches; small ones share a page. A row that breaks it is
 in the quarantine.</p>
-<table><tr><th>page</th><th>batches</th><th>rows</th><th>quarantined</th><th>expectations broken</th></tr>
-{% for one in done %}<tr><td><a href="{{ one.page }}">{{ one.name }}</a></td>
+<table><tr><th>rows of</th><th>batch</th><th>rows</th><th>quarantined</th><th>expectations broken</th></tr>
+{% for one in done %}<tr><td><a href="{{ one.page }}">
+{%- for batch in one.batches %}{{ files[batch] }}{{ ", " if not loop.last }}{% endfor %}</a></td>
 <td>{{ one.batches | join(" ") }}</td><td>{{ one.rows }}</td>
 <td>{{ one.quarantined }}</td><td>{{ one.broken }}</td></tr>{% endfor %}</table>
 <p><a href="expectations/contract.html">The contract</a></p></body></html>
@@ -70,10 +71,16 @@ def take_pages(folder: Path) -> dict[str, str]:
     return found
 
 
-def write_pages(folder: Path, done: list[Validated]) -> None:
-    """Write all pages, and an index of them that needs no script."""
+def write_pages(folder: Path, done: list[Validated], files: dict[str, str]) -> None:
+    """Write all pages, and an index of them that needs no script.
+
+    Args:
+        folder: Theirs.
+        done: What was validated.
+        files: The file that each batch came in.
+    """
     shutil.rmtree(folder, ignore_errors=True)
-    index = jinja2.Environment(autoescape=True).from_string(INDEX).render(done=done)
+    index = jinja2.Environment(autoescape=True).from_string(INDEX).render(done=done, files=files)
     pages = {"index.html": _closed(index)}
     for one in done:
         pages |= one.pages

@@ -21,7 +21,7 @@ from staytuned.params import Params
 from staytuned.registry.ledger_store import TERM, Row, Store
 from staytuned.workspace import Workspace
 
-DECISION = "decision"  # facts: key, outcome, reasons, weights, run, report, champion
+DECISION = "decision"  # facts: key, outcome, reasons, weights, run, report, champion, tokens, measured
 PROMOTION = "promotion"  # the intent, before the alias moves: key, version, weights, best, before, cause, why, fence
 CONFIRMATION = "confirmation"  # the alias has moved: key, version, fence
 CHALLENGE = "challenge"  # a version was kept without being promoted: key, version

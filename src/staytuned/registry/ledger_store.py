@@ -124,6 +124,8 @@ class Store:
                 raise disk_full(self.place) from error
             cause = str(getattr(error, "orig", None) or error).splitlines()[0]
             remedy = "restore it from a copy" if self.file else "start it, or mend registry.ledger_url"
+            if "disk I/O error" in cause:  # SQLite's word for a quota or a limit too
+                remedy = "free some space, or mend the disk; nothing was written"
             raise RegistryError(f"the ledger {self.place} cannot be used: {cause}; {remedy}") from error
 
 

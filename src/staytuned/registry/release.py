@@ -14,6 +14,8 @@ from staytuned.files import read_json, replacing_folder, sha256, write_json
 from staytuned.params import Params
 from staytuned.progress import busy
 from staytuned.registry import ledger as kinds
+from staytuned.registry.decision_page import write_page
+from staytuned.registry.forgetting import measured
 from staytuned.registry.gate import Decision, Standing, decide
 from staytuned.registry.ledger import Entry, Ledger, overtaken
 from staytuned.registry.pin import wanted, written
@@ -94,12 +96,15 @@ def release(workspace: Workspace, params: Params, registry: Registry, run_id: st
     entry = ledger.last(kinds.DECISION, key) or _decided(workspace, params, ledger, run_id, key)
     decision = Decision(entry.facts["outcome"], entry.facts["reasons"])
     write_json(workspace.reports / "decision.json", {"key": key, **asdict(decision)})
+    report = read_json(workspace.evaluation / "evaluation.json")
     if decision.outcome == "BLOCK":
+        write_page(workspace, ledger.entries(), report, decision, None)
         outcome = Release(key, decision, None, None)
     else:
-        version = _registered(workspace, params, registry, ledger, entry, run_id)
+        version = _registered(workspace, params, registry, ledger, entry, report, run_id)
+        write_page(workspace, ledger.entries(), report, decision, version)
         if decision.outcome == "PROMOTE":
-            _promote(workspace, registry, ledger, entry, version)
+            _promote(workspace, registry, ledger, entry, report, version)
             outcome = Release(key, decision, version, CHAMPION)
         else:
             registry.set_alias(CHALLENGER, version)
@@ -131,15 +136,21 @@ def _decided(workspace: Workspace, params: Params, ledger: Ledger, run_id: str, 
         decision = Decision("HOLD", [reason, *decision.reasons])
     facts: dict[str, Any] = {"weights": weights, "run": run_id, "report": sha256(file), "champion": standing.champion}
     facts["tokens"] = read_json(workspace.candidate / "staytuned.json")["tokens"]
+    facts["measured"] = measured(report)
     return ledger.append(kinds.DECISION, key=key, **facts, **asdict(decision))
 
 
 def _registered(
-    workspace: Workspace, params: Params, registry: Registry, ledger: Ledger, entry: Entry, run_id: str
+    workspace: Workspace,
+    params: Params,
+    registry: Registry,
+    ledger: Ledger,
+    entry: Entry,
+    report: dict[str, Any],
+    run_id: str,
 ) -> int:
     """The candidate's version, registered and proved."""
     key, weights = entry.facts["key"], entry.facts["weights"]
-    report = read_json(workspace.evaluation / "evaluation.json")
     decision = Decision(entry.facts["outcome"], entry.facts["reasons"])
     with registry.reloader(params.train.threads) as reload:
         with busy("copying data to the DVC remote"):
@@ -157,14 +168,16 @@ def _registered(
     return version
 
 
-def _promote(workspace: Workspace, registry: Registry, ledger: Ledger, entry: Entry, version: int) -> None:
+def _promote(
+    workspace: Workspace, registry: Registry, ledger: Ledger, entry: Entry, report: dict[str, Any], version: int
+) -> None:
     kept = workspace.version(version)
     if not kept.exists():
         with replacing_folder(kept) as folder:
             shutil.copytree(workspace.candidate, folder, dirs_exist_ok=True)
     last = ledger.last(kinds.PROMOTION)
     new = {"version": version, "weights": entry.facts["weights"]}
-    best = _best(read_json(workspace.evaluation / "evaluation.json"), last.facts["best"] if last else None, new)
+    best = _best(report, last.facts["best"] if last else None, new)
     before, why = entry.facts["champion"], entry.facts["reasons"]
     move(workspace, registry, ledger, key=entry.facts["key"], **new, best=best, before=before, cause=GATE, why=why)
 

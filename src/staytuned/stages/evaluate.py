@@ -30,6 +30,7 @@ from staytuned.workspace import Workspace
 
 COMPARED = ("base", "champion", "best")  # with the candidate
 EXAMPLES, ANSWERED = 32, 2  # rows that go with a registered model
+ENOUGH = 30  # test rows of a batch, for a figure of its own
 
 
 def run(workspace: Workspace, params: Params) -> None:
@@ -146,7 +147,8 @@ def compare(task: Task, said: dict[str, list[Any]], frame: pandas.DataFrame, opt
         models[name] = {
             "metrics": _floats(task.measure(statistics.sum(axis=0))),
             "intervals": {metric: interval(values, options.confidence) for metric, values in draws[name].items()},
-            "slices": _slices(task, statistics, frame["source"]),
+            "slices": slices(task, statistics, frame["source"]),
+            "batches": slices(task, statistics, frame["batch"], ENOUGH),
             "details": task.details(frame, said[name]),
         }
     comparisons = {
@@ -208,12 +210,21 @@ def _behaviour(workspace: Workspace, params: Params, task: Task, frame: pandas.D
         return behaviour.examine(checks, frame, answers, params.evaluate.seed)
 
 
-def _slices(task: Task, statistics: numpy.ndarray, sources: pandas.Series) -> dict[str, Any]:
-    found = {}
-    for source in sorted(set(sources)):
-        here = (sources == source).to_numpy()
-        metrics = _floats(task.measure(statistics[here].sum(axis=0)))
-        found[source] = {"rows": int(here.sum()), "metrics": metrics}
+def slices(task: Task, statistics: numpy.ndarray, names: pandas.Series, least: int = 1) -> dict[str, Any]:
+    """Rows and metrics of each slice of at least so many rows, in the order in which they first occur.
+
+    Args:
+        task: What is measured.
+        statistics: Of a model, shape (rows, statistics).
+        names: The slice that each row is in.
+        least: Rows that a slice must have.
+    """
+    found = dict[str, Any]()
+    for name in names.unique():
+        here = (names == name).to_numpy()
+        if here.sum() >= least:
+            metrics = _floats(task.measure(statistics[here].sum(axis=0)))
+            found[name] = {"rows": int(here.sum()), "metrics": metrics}
     return found
 
 

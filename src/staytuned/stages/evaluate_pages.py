@@ -23,6 +23,7 @@ text-align:right}th:first-child,td:first-child{text-align:left}img{max-width:100
 <p>{{ test.rows }} test rows in {{ test.groups }} groups{% if test.kept_from_judging %}; {{ test.kept_from_judging }}
 more were kept out, since a model was trained on them{% endif %}. Ranges are {{ "%.0f" % (100 * test.confidence) }} %
 intervals, bootstrapped by group.</p>
+<p>What was decided on it: <a href="../decision.html">the decision</a>.</p>
 <h2>Models</h2>
 <table><tr><th>model{% for metric in metrics %}<th>{{ metric.title }}{% endfor %}</tr>
 {% for name, model in models.items() %}<tr><td>{{ titles[name] }}{% if model.version %}, version {{ model.version }}

@@ -104,7 +104,7 @@ def run(workspace: Workspace, params: Params) -> None:
         quarantine_handle.flush()
         report = _report(list(tallies.values()), readmitted)
         write_json(workspace.reports / "validation.json", report)
-        write_pages(workspace.data_docs, judge.done)
+        write_pages(workspace.data_docs, judge.done, {batch.batch[:16]: batch.file for batch in batches})
         over_budget = _over_budget(report, options.quarantine_budget)
         if over_budget:
             quarantine_file.replace(workspace.quarantine)
