@@ -12,7 +12,7 @@ from tiny import set_params
 
 from staytuned import tasks
 from staytuned.entry_points import task_class
-from staytuned.errors import ParamsError, TrainingError
+from staytuned.errors import ParamsError, StageError, TrainingError
 from staytuned.modelling.examples import NOTHING
 from staytuned.params import Params
 from staytuned.start import init
@@ -102,3 +102,8 @@ def test_a_task_that_compares_the_rows_of_a_batch_takes_it_whole(tmp_path: Path)
     set_params(workspace, train__micro_batch=8)
     with pytest.raises(ParamsError, match="train: micro_batch must be null and processes 1"):
         Params.read(workspace.params)
+
+
+def test_a_stage_that_the_kernel_killed_names_memory() -> None:
+    assert "mostly for want of memory: lower train.micro_batch" in str(StageError("train", -9))
+    assert str(StageError("train", 70)).endswith("its message is above")

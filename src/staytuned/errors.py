@@ -16,6 +16,7 @@ The numbers are those of sysexits.h where it has one. 130 is Ctrl-C.
 """
 
 import errno
+import signal
 from pathlib import Path
 
 
@@ -81,7 +82,12 @@ class StageError(StaytunedError):
     """A stage ended with ``exit_status``; it has printed its own error, ``reason``, already."""
 
     def __init__(self, stage: str, exit_status: int, reason: str = "") -> None:
-        super().__init__(f"stage {stage!r} ended with status {exit_status}; its message is above")
+        said = "its message is above"
+        if exit_status == -signal.SIGKILL:
+            said = (
+                "it was killed, mostly for want of memory: lower train.micro_batch or validate.chunk_rows, or free some"
+            )
+        super().__init__(f"stage {stage!r} ended with status {exit_status}; {said}")
         self.stage = stage
         self.exit_status = exit_status
         self.reason = reason

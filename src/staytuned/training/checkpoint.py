@@ -33,8 +33,6 @@ UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)  # what a mani
 class Checkpoints:
     """The last checkpoints of one training, in a folder of their own.
 
-    Those of other trainings are superseded: they are named, with what differs, and removed.
-
     Args:
         store: Folder of all checkpoints.
         origin: What decides the bits of this training.
@@ -46,12 +44,11 @@ class Checkpoints:
         self.folder = store / hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:16]
         self._writer = ThreadPoolExecutor(1, "checkpoint", initializer=_give_way)
         self._writing: Future[None] | None = None
-        for other in set(store.glob("*")) - {self.folder} if ranks.is_first() else ():
-            print(f"removed {other}, checkpoints of another training: {_said_of(other, origin)}", file=sys.stderr)
-            shutil.rmtree(other)
 
     def latest(self) -> dict[str, Any] | None:
-        """The newest state that is whole; None where there is none. Those that are not are named and removed.
+        """The newest state that is whole; None where there is none.
+
+        Those that are not whole, and those of other trainings, are named and removed.
 
         Raises:
             DataError: a checkpoint here is of another training: its folder was moved or made by hand.
@@ -61,6 +58,9 @@ class Checkpoints:
 
     def _newest_whole(self) -> int:
         """Its step; 0 where there is none."""
+        for other in set(self.folder.parent.glob("*")) - {self.folder}:
+            print(f"removed {other}, checkpoints of another training: {_said_of(other, self.origin)}", file=sys.stderr)
+            shutil.rmtree(other)
         for left in self.folder.glob(".*.tmp"):  # a process was killed as it wrote
             left.unlink()
         for file in sorted(self.folder.glob("*.safetensors"), reverse=True):
