@@ -50,8 +50,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 def _temporary(path: Path) -> Path:
     """The name under which this process writes; what killed ones left under theirs goes."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        if not Path(f"/proc/{left.name.split('.')[-2]}").exists():
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        if Path(f"/proc/{left.name.split('.')[-2]}").exists():
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 

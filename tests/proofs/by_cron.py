@@ -29,7 +29,7 @@ from staytuned.registry.ledger import DECISION, Ledger
 from staytuned.watch import PLANNED, name_of
 from staytuned.workspace import Workspace
 
-PATIENCE = 240  # seconds
+PATIENCE = 600  # seconds
 LATE = 60  # seconds after its time in which a run must begin
 
 
