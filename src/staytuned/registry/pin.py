@@ -119,13 +119,14 @@ def check_alias(workspace: Workspace, params: Params) -> None:
 
 
 def recover(workspace: Workspace, registry: Registry) -> None:
-    """Bring a promotion that was cut off to its end: it was decided, registered and proved.
+    """Bring a promotion that was cut off to its end, it was decided, registered and proved; and MLflow's record.
 
     Raises:
         RegistryError: the ledger lacks what versions say was in it.
     """
     ledger = Ledger.of(workspace, registry.params)
     check_heads(registry, ledger)
+    registry.end_what_was_cut_off()
     if unconfirmed(ledger):
         settle(workspace, registry, ledger)
 

@@ -127,10 +127,8 @@ class Registry:
 
     @contextmanager
     def run(self) -> Iterator[str]:
-        """A new MLflow run, finished or failed as the block ends; one that was cut off earlier is marked killed."""
+        """A new MLflow run, finished or failed as the block ends."""
         with answering():
-            for left in self.client.search_runs([self.experiment], "attributes.status = 'RUNNING'"):
-                self.client.set_terminated(left.info.run_id, "KILLED")
             run_id = str(self.client.create_run(self.experiment, run_name="retrain").info.run_id)
             try:
                 yield run_id
@@ -139,6 +137,12 @@ class Registry:
                     self.client.set_terminated(run_id, "FAILED")
                 raise
             self.client.set_terminated(run_id, "FINISHED")
+
+    @answering()
+    def end_what_was_cut_off(self) -> None:
+        """Mark runs as killed that nobody ended."""
+        for left in self.client.search_runs([self.experiment], "attributes.status = 'RUNNING'"):
+            self.client.set_terminated(left.info.run_id, "KILLED")
 
     @answering()
     def version_of(self, key: str) -> int | None:
