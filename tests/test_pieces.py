@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
-from tiny import make_base, make_rows, make_workspace, set_params, write_csv
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import make_rows, make_workspace, set_params, write_csv
 
 from staytuned.data import batches
 from staytuned.data.readers import Reader
-from staytuned.data.sides import KEPT_OUT
+from staytuned.data.sides import KEPT_OUT, rows_of
 from staytuned.files import read_json, sha256
 from staytuned.params import Params
 from staytuned.pieces import Pieces, made_by, read_piece, row_groups, write_piece
 from staytuned.predictor import Predictor
-from staytuned.stages import encode, evaluate, split, validate
+from staytuned.stages import encode, evaluate, split, train, validate
 from staytuned.workspace import Workspace
 
 pytestmark = pytest.mark.xdist_group("great expectations")  # one worker imports it
@@ -252,31 +255,42 @@ def test_a_changed_param_makes_again_what_depends_on_it(
 # Models
 
 
-def test_a_model_is_asked_about_a_batch_once(road: Workspace) -> None:
-    rows = evaluate.rows_of(road, "test")
-    rows["batch"] = ["a"] * 30 + ["b"] * (len(rows) - 30)
-    plain = Predictor(road.candidate).predict(rows)
-    with Pieces(road.pieces / "mine", "code") as pieces:
-        some = evaluate.predictions(road.candidate, rows[:30], pieces)
-    before = pieces_of(road)
-    with Pieces(road.pieces / "mine", "code") as pieces:
-        said = evaluate.predictions(road.candidate, rows, pieces)
-    after = pieces_of(road)
-    assert {path: after[path] for path in before} == before and len(after) == len(before) + 1
-    with Pieces(road.pieces / "others", "code") as pieces:
-        at_once = evaluate.predictions(road.candidate, rows, pieces)
-    assert (numpy.stack(said) == numpy.stack(at_once)).all() and (numpy.stack(said[:30]) == numpy.stack(some)).all()
-    assert numpy.stack(said) == pytest.approx(numpy.stack(plain), abs=1e-6)
+@pytest.fixture(scope="module")
+def asked(filled: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pandas.DataFrame]:
+    """A model and test rows of several batches."""
+    workspace = Workspace(shutil.copytree(filled.root, tmp_path_factory.mktemp("asked") / "copy", symlinks=True))
+    set_params(workspace, train__epochs=1)
+    train.run(workspace, Params.read(workspace.params))
+    rows = rows_of(workspace, "test")
+    assert rows["batch"].nunique() > 2
+    return workspace.candidate, rows
 
 
-def test_another_models_answers_are_not_taken(road: Workspace, tmp_path: Path) -> None:
-    rows = evaluate.rows_of(road, "test")
-    other = Path(shutil.copytree(road.candidate, tmp_path / "other"))
-    shutil.copy(make_base(tmp_path / "base") / "config.json", other / "config.json")
-    config = (other / "config.json").read_text().replace('"gelu"', '"relu"')
-    (other / "config.json").write_text(config)
-    with Pieces(road.pieces / "mine", "code") as pieces:
-        first = evaluate.predictions(road.candidate, rows, pieces)
-        second = evaluate.predictions(other, rows, pieces)
-    assert (numpy.stack(first) != numpy.stack(second)).any()
-    assert numpy.stack(second) == pytest.approx(numpy.stack(Predictor(other).predict(rows)), abs=1e-6)
+def test_a_model_is_asked_about_a_batch_once(asked: tuple[Path, pandas.DataFrame], tmp_path: Path) -> None:
+    model, rows = asked
+    known = rows[rows["batch"] != rows["batch"].iloc[-1]]
+
+    def said(folder: str, rows: pandas.DataFrame) -> numpy.ndarray:
+        with Pieces(tmp_path / folder, "code") as pieces:
+            return numpy.stack(evaluate.predictions(model, rows, pieces))
+
+    some, before = said("kept", known), list((tmp_path / "kept").iterdir())
+    step_by_step = said("kept", rows)
+    after = set((tmp_path / "kept").iterdir())
+    assert after > set(before) and len(after) == len(before) + 1
+    assert (step_by_step == said("new", rows)).all() and (step_by_step[: len(known)] == some).all()
+    assert step_by_step == pytest.approx(numpy.stack(Predictor(model).predict(rows)), abs=1e-6)
+    before[0].write_bytes(b"torn")
+    assert (step_by_step == said("kept", rows)).all()
+
+
+def test_another_models_answers_are_not_taken(asked: tuple[Path, pandas.DataFrame], tmp_path: Path) -> None:
+    model, rows = asked
+    other = Path(shutil.copytree(model, tmp_path / "other"))
+    weights = load_file(other / "model.safetensors")
+    weights["head.bias"] += 1 + torch.arange(len(weights["head.bias"]))
+    save_file(weights, other / "model.safetensors")
+    with Pieces(tmp_path / "pieces", "code") as pieces:
+        evaluate.predictions(model, rows, pieces)
+        said = numpy.stack(evaluate.predictions(other, rows, pieces))
+    assert said == pytest.approx(numpy.stack(Predictor(other).predict(rows)), abs=1e-6)

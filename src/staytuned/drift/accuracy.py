@@ -44,4 +44,4 @@ def estimated_accuracy(
 def _times(groups: Sequence[str], draws: int, seed: int) -> numpy.ndarray:
     """How often each row is in each bootstrap draw of groups, shape (draws, rows)."""
     _, number = numpy.unique(groups, return_inverse=True)
-    return draw(list(groups), draws, seed)[:, number]
+    return draw(list(groups), draws, seed)[:, number].astype(float)

@@ -9,8 +9,7 @@ import numpy
 def draw(groups: list[str], draws: int, seed: int) -> numpy.ndarray:
     """How often each group is in each draw, shape (draws, groups in sorted order)."""
     count = len(set(groups))
-    times = numpy.random.default_rng(seed).multinomial(count, numpy.full(count, 1 / count), size=draws)
-    return times.astype(float)  # so that each product with it need not convert it
+    return numpy.random.default_rng(seed).multinomial(count, numpy.full(count, 1 / count), size=draws)
 
 
 def resampled(statistics: numpy.ndarray, groups: list[str], drawn: numpy.ndarray) -> numpy.ndarray:

@@ -40,8 +40,7 @@ def run(workspace: Workspace, params: Params) -> None:
     task, tokenizer = tasks.load(params), _tokenizer(base, params)
     check_fits(base, task.kind, params.task.name)
     accepted = pyarrow.parquet.ParquetFile(workspace.accepted)
-    split = pyarrow.parquet.read_table(workspace.split, columns=["side"])["side"]
-    sides = pyarrow.compute.fill_null(pyarrow.compute.index_in(split, pyarrow.array(SIDES)), KEPT_OUT).to_numpy()
+    sides = _sides(workspace)
     counts = {side: dict.fromkeys(("rows", "examples", "tokens", "truncated"), 0) for side in SIDES}
     task.read(base)
     task.adapt(tokenizer, params.encode.max_tokens)
@@ -72,6 +71,14 @@ def run(workspace: Workspace, params: Params) -> None:
         "sides": counts,
     }
     write_json(workspace.reports / "encoding.json", report)
+
+
+def _sides(workspace: Workspace) -> numpy.ndarray:
+    """The number of each row's side."""
+    names = pyarrow.parquet.read_table(workspace.split, columns=["side"])["side"]
+    numbers = pyarrow.compute.index_in(names, pyarrow.array(SIDES))
+    sides: numpy.ndarray = pyarrow.compute.fill_null(numbers, KEPT_OUT).to_numpy()
+    return sides
 
 
 def _encoded(
