@@ -2,11 +2,8 @@
 
 import math
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy
 import torch
@@ -14,8 +11,9 @@ import torch
 from staytuned.errors import MissingError, TrainingError
 from staytuned.modelling.examples import Examples
 from staytuned.sections import Train
-from staytuned.tasks import Batch, Side, Task
+from staytuned.tasks import Side, Task
 from staytuned.training.order import shuffled_batches
+from staytuned.training.step import make_optimizer, train_step
 
 Weights = dict[str, torch.Tensor]
 
@@ -50,6 +48,7 @@ def make_deterministic(seed: int, threads: int) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads such memory; filling it costs time
 
 
 def fit(
@@ -77,7 +76,7 @@ def fit(
     """
     device = pick_device(params.device)
     model.to(device).train()
-    optimizer = torch.optim.AdamW(_parameter_groups(model, params), fused=True)
+    optimizer = make_optimizer(model, params)
     steps = steps_in(len(train), params)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_decay(steps, params.warmup))
     per_epoch = steps // params.epochs
@@ -86,15 +85,8 @@ def fit(
     best: tuple[tuple[float, float], Weights, Point] | None = None
     since_best, losses = 0, list[tuple[list[int], torch.Tensor]]()
     for step, places in enumerate(_all_batches(train, params), 1):
-        optimizer.zero_grad(set_to_none=True)
         batch = task.batch(train, places, numpy.random.default_rng([params.seed, step])).on(device)
-        loss = _backward(task, model, batch)
-        if params.sharpness:
-            with uphill(model, params.sharpness):
-                optimizer.zero_grad(set_to_none=True)
-                _backward(task, model, batch)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip)
-        optimizer.step()
+        loss = train_step(task, model, optimizer, batch, params)
         schedule.step()
         losses.append((places, loss))
         step_done()
@@ -102,6 +94,7 @@ def fit(
             continue
         mean = _mean_loss(losses, train, step)
         losses.clear()
+        optimizer.settle()
         loss_here, score = validate(task, model, validation, device)
         rate = float(schedule.get_last_lr()[0])
         point = Point(step, step / per_epoch, mean, rate, loss_here, score)
@@ -159,52 +152,9 @@ def validate(task: Task, model: torch.nn.Module, side: Side, device: torch.devic
     return loss / len(outputs), task.validation_score(side.frame, side.examples, in_order)
 
 
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 on a GPU, float32 on the processor."""
-    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
-
-
-def _backward(task: Task, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """The loss on a batch; its gradient is left in the parameters."""
-    with autocast(batch.inputs["input_ids"].device):
-        loss = task.loss(model(**batch.inputs).float(), batch.targets)
-    loss.backward()  # type: ignore[no-untyped-call]
-    return loss.detach()
-
-
-@contextmanager
-def uphill(model: torch.nn.Module, radius: float) -> Iterator[None]:
-    """The weights a distance of ``radius`` up their gradient, and back where they were.
-
-    A step along the gradient found there leads to flat minima, which hold better on other rows (sharpness-aware
-    minimisation: Foret et al. 2021, algorithm 1).
-    """
-    slopes = [(weight, weight.grad) for weight in model.parameters() if weight.grad is not None]
-    scale = radius / (torch.nn.utils.get_total_norm([slope for _, slope in slopes]) + 1e-12)
-    climb = [(weight, slope * scale) for weight, slope in slopes]
-    with torch.no_grad():
-        for weight, step in climb:
-            weight.add_(step)
-    yield
-    with torch.no_grad():
-        for weight, step in climb:
-            weight.sub_(step)
-
-
 def _all_batches(examples: Examples, params: Train) -> Iterator[list[int]]:
     for epoch in range(params.epochs):
         yield from shuffled_batches(examples.lengths, params.batch_size, seed=[params.seed, epoch])
-
-
-def _parameter_groups(model: torch.nn.Module, params: Train) -> list[dict[str, Any]]:
-    """The head, which starts from nothing, learns at a rate of its own; matrices decay, biases and norms do not."""
-    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = defaultdict(list)
-    for name, weight in model.named_parameters():
-        if not weight.requires_grad:
-            continue
-        rate = params.head_learning_rate if name.startswith("head.") else params.learning_rate
-        groups[rate, params.weight_decay if weight.ndim > 1 else 0.0].append(weight)
-    return [{"params": weights, "lr": rate, "weight_decay": decay} for (rate, decay), weights in groups.items()]
 
 
 def _warmup_then_decay(steps: int, warmup: float) -> Callable[[int], float]:
