@@ -1,4 +1,4 @@
-"""Training beside transformers' Trainer: the same model, rows and batches, float32, exactly AdamW; step by step in turn.
+"""Training beside transformers' Trainer, a step of each in turn: the same model, rows, batches, precision and AdamW.
 
 usage: python benchmarks/training.py DATA [PART...]     PART: agree, speed, tasks; without any, all of them
 
@@ -108,10 +108,12 @@ class Clock(TrainerCallback):
         self.losses: list[torch.Tensor] = []
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Start the clock."""
         torch.use_deterministic_algorithms(False)
         self.mark = time.perf_counter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Make our step on the rows of the one that has just ended."""
         begin = time.perf_counter()
         torch.use_deterministic_algorithms(True)
         places = self.batches.popleft()
@@ -129,6 +131,7 @@ class Plain(Trainer):
     """Trainer, which remembers its losses."""
 
     def compute_loss(self, *arguments: Any, **options: Any) -> Any:
+        """Trainer's own loss."""
         loss = super().compute_loss(*arguments, **options)
         self.losses.append(loss.detach())
         return loss
@@ -142,6 +145,7 @@ class WithLoss(torch.nn.Module):
         self.task, self.model = task, model
 
     def forward(self, targets: Any, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The loss on a batch."""
         return {"loss": self.task.loss(self.model(**inputs), targets)}
 
 
@@ -250,7 +254,10 @@ def flops(job: Job, batch_size: int) -> bool:
         rate = tokens / (time.perf_counter() - begin)
         shares.append(6 * weights * rate / ((peak + peak_rate()) / 2))
     met = statistics.median(shares[1:]) >= 0.6
-    print(f"share of the SGEMM peak ({peak / 1e9:.0f} GFLOP/s), batch {batch_size}: {spread(shares[1:])}, at least 0.60: {said(met)}")
+    print(
+        f"share of the SGEMM peak ({peak / 1e9:.0f} GFLOP/s), batch {batch_size}: {spread(shares[1:])}, "
+        f"at least 0.60: {said(met)}"
+    )
     return met
 
 

@@ -14,7 +14,8 @@ from transformers import AttentionInterface
 from staytuned.modelling.dropout import kept
 
 NAME = "unpadded"  # of the attention, among those of transformers
-SHORTEST = 0.75  # of the longest row of a group: rows of like length are padded together inside attention
+SHORTEST = 0.85  # of the longest row of a group: rows of like length are padded together inside attention
+WIDTH = 16  # numbers that a processor takes at a time: softmax over fewer is several times slower
 
 AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")  # positions start after the number of the padding token
 FROM_ZERO = ("bert", "electra", "distilbert", "llama", "qwen2", "qwen3")
@@ -22,13 +23,18 @@ FROM_ZERO = ("bert", "electra", "distilbert", "llama", "qwen2", "qwen3")
 
 
 class Group(NamedTuple):
-    """Rows of like length, whose tokens stand one after the other."""
+    """Rows of like length, padded to the longest of them for attention.
 
-    tokens: slice  # of the batch
-    rows: int
-    longest: int
-    real: torch.Tensor | None  # places of the tokens in rows * longest; None where all rows are equally long
-    allowed: torch.Tensor | None  # 0 at tokens and -inf elsewhere, shape (rows, 1, 1, longest)
+    A head of a token is a line here: lines of a batch are token * heads + head, lines of a group
+    (row * heads + head) * longest + place.
+    """
+
+    lines: slice  # of the batch
+    shape: tuple[int, int]  # rows * heads, longest
+    take: torch.Tensor  # the line of the batch for each of the group; for padding any
+    back: torch.Tensor  # the line of the group for each of the batch
+    mask: torch.Tensor | None  # 0 at tokens, -inf at padding, shape (rows * heads, 1, longest); None without padding
+    real: torch.Tensor | None  # 1 at tokens, 0 at padding, shape (rows * heads, longest, 1)
 
 
 class Rows:
@@ -36,14 +42,15 @@ class Rows:
 
     Args:
         mask: 1 at tokens and 0 at padding, which is on the right; shape (rows, tokens).
+        heads: Of attention.
     """
 
-    def __init__(self, mask: torch.Tensor) -> None:
+    def __init__(self, mask: torch.Tensor, heads: int) -> None:
         self.shape = mask.shape
         lengths, order = mask.sum(dim=1).sort(descending=True, stable=True)
         which, self.positions = mask[order].nonzero(as_tuple=True)
         self.places = order[which] * mask.shape[1] + self.positions
-        self.groups = list(_groups(lengths.tolist()))
+        self.groups = list(_groups(lengths.tolist(), heads))
 
     def packed(self, values: torch.Tensor) -> torch.Tensor:
         """The values of tokens, shape (1, tokens of the batch, ...), of shape (rows, tokens, ...)."""
@@ -52,7 +59,7 @@ class Rows:
     def padded(self, values: torch.Tensor) -> torch.Tensor:
         """The other way round; 0 at padding."""
         whole = values.new_zeros(self.shape.numel(), *values.shape[2:])
-        return whole.index_copy(0, self.places, values[0]).unflatten(0, self.shape)
+        return whole.index_copy(0, self.places, values[0]).view(*self.shape, *values.shape[2:])
 
 
 def last_states(encoder: Any, attention_mask: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
@@ -65,10 +72,10 @@ def last_states(encoder: Any, attention_mask: torch.Tensor, **inputs: torch.Tens
     """
     first = first_position(encoder.config)
     states: torch.Tensor
-    if first is None or attention_mask.is_cuda:  # there the lengths of rows are not known without waiting
+    if first is None or len(attention_mask) == 1 or attention_mask.is_cuda:  # a GPU is asked for no lengths
         states = encoder(attention_mask=attention_mask, **inputs).last_hidden_state
         return states
-    rows = Rows(attention_mask)
+    rows = Rows(attention_mask, encoder.config.num_attention_heads)
     packed = {name: rows.packed(values) for name, values in inputs.items()}
     with _attending(encoder.config):
         position_ids = rows.positions.unsqueeze(0) + first
@@ -96,20 +103,33 @@ def _attending(config: Any) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def _groups(lengths: list[int]) -> Iterator[Group]:
+def _groups(lengths: list[int], heads: int) -> Iterator[Group]:
     """Rows of these lengths, longest first, in groups."""
     start = tokens = 0
     while start < len(lengths):
-        longest = lengths[start]
-        stop = next((i for i in range(start, len(lengths)) if lengths[i] < SHORTEST * longest), len(lengths))
-        here = lengths[start:stop]
-        real = allowed = None
-        if here[-1] < longest:
-            mask = torch.arange(longest) < torch.tensor(here).unsqueeze(1)
-            real = mask.flatten().nonzero().squeeze(1)
-            allowed = torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)[:, None, None]
-        yield Group(slice(tokens, tokens + sum(here)), len(here), longest, real, allowed)
-        start, tokens = stop, tokens + sum(here)
+        longest = max(lengths[start], WIDTH)
+        least = SHORTEST * longest if longest > WIDTH else 0
+        stop = next((i for i in range(start, len(lengths)) if lengths[i] < least), len(lengths))
+        yield _group(torch.tensor(lengths[start:stop]), longest, heads, tokens)
+        tokens += sum(lengths[start:stop])
+        start = stop
+
+
+def _group(lengths: torch.Tensor, longest: int, heads: int, first: int) -> Group:
+    """The group of rows of these lengths, whose tokens begin at ``first`` of the batch."""
+    count, head = int(lengths.sum()), torch.arange(heads)
+    real = torch.arange(longest) < lengths.unsqueeze(1)
+    row, place = real.nonzero(as_tuple=True)
+    token = torch.full(real.shape, first)
+    token[real] = torch.arange(first, first + count)
+    take = token.unsqueeze(1) * heads + head.unsqueeze(1)
+    back = (row.unsqueeze(1) * heads + head) * longest + place.unsqueeze(1)
+    mask = ones = None
+    if not bool(real.all()):
+        ones = real.float().repeat_interleave(heads, dim=0).unsqueeze(2)
+        mask = ones.log().transpose(1, 2)
+    lines = slice(first * heads, (first + count) * heads)
+    return Group(lines, (len(lengths) * heads, longest), take.flatten(), back.flatten(), mask, ones)
 
 
 def _attention(
@@ -132,7 +152,9 @@ def _attention(
         key, value = (part.repeat_interleave(shared, dim=1) for part in (key, value))
     parts = (part[0].transpose(0, 1) for part in (query, key, value))
     causal = bool(getattr(module, "is_causal", False))
-    said: torch.Tensor = _Attention.apply(*parts, rows.groups, scaling, dropout, causal)
+    said: torch.Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+        *parts, rows.groups, scaling, dropout, causal
+    )
     return said.unsqueeze(0), None
 
 
@@ -154,18 +176,20 @@ class _Attention(torch.autograd.Function):
         causal: bool,
     ) -> torch.Tensor:
         """What the tokens gather, of the shape of the queries."""
-        said, saved = torch.empty_like(query), []
+        said, saved = query.new_empty(query.shape), []
         for group in groups:
-            q, k, v = (_in_rows(group, part) for part in (query, key, value))
-            scores = torch.bmm(q, k.transpose(1, 2)).mul_(scaling)
-            if group.allowed is not None:
-                scores.view(group.rows, -1, group.longest, group.longest).add_(group.allowed)
+            q, k, v = (_taken(group, part) for part in (query, key, value))
+            if group.mask is None:
+                scores = torch.bmm(q, k.transpose(1, 2)).mul_(scaling)
+            else:
+                scores = torch.baddbmm(group.mask.to(q.dtype), q, k.transpose(1, 2), alpha=scaling)
             if causal:
                 scores.masked_fill_(torch.ones(scores.shape[1:], dtype=torch.bool).triu(1), -torch.inf)
             shares = scores.softmax(dim=-1)
             keep = kept(shares.shape, dropout) if dropout else None
-            said[group.tokens] = _in_tokens(group, torch.bmm(shares if keep is None else shares * keep, v))
-            saved += [q, k, v, shares, keep]
+            used = shares if keep is None else shares * keep
+            _put(group, torch.bmm(used, v), said)
+            saved += [q, k, v, shares, keep, used]
         ctx.save_for_backward(*saved)
         ctx.groups, ctx.scaling = groups, scaling
         return said
@@ -173,16 +197,16 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of queries, keys and values."""
-        found = tuple(torch.empty_like(slope) for _ in range(3))
+        found = tuple(slope.new_empty(slope.shape) for _ in range(3))
         saved = iter(ctx.saved_tensors)
         for group in ctx.groups:
-            q, k, v, shares, keep = (next(saved) for _ in range(5))
-            of_said = _in_rows(group, slope)
+            q, k, v, shares, keep, used = (next(saved) for _ in range(6))
+            of_said = _taken(group, slope)
+            if group.real is not None:
+                of_said.mul_(group.real)
             of_shares = torch.bmm(of_said, v.transpose(1, 2))
-            used = shares
             if keep is not None:
                 of_shares.mul_(keep)
-                used = shares * keep
             of_scores = torch._softmax_backward_data(of_shares, shares, -1, shares.dtype).mul_(ctx.scaling)
             slopes = (
                 torch.bmm(of_scores, k),
@@ -190,23 +214,18 @@ class _Attention(torch.autograd.Function):
                 torch.bmm(used.transpose(1, 2), of_said),
             )
             for whole, part in zip(found, slopes, strict=True):
-                whole[group.tokens] = _in_tokens(group, part)
+                _put(group, part, whole)
         return *found, None, None, None, None
 
 
-def _in_rows(group: Group, values: torch.Tensor) -> torch.Tensor:
-    """Values of a group's tokens, shape (rows * heads, longest, width), 0 at padding."""
-    values = values[group.tokens]
-    if group.real is not None:
-        whole = values.new_zeros(group.rows * group.longest, *values.shape[1:])
-        values = whole.index_copy_(0, group.real, values)
-    return values.unflatten(0, (group.rows, group.longest)).transpose(1, 2).flatten(0, 1)
+def _taken(group: Group, values: torch.Tensor) -> torch.Tensor:
+    """Values of a group, shape (rows * heads, longest, width), of those of a batch, shape (tokens, heads, width)."""
+    return values.flatten(0, 1).index_select(0, group.take).view(*group.shape, -1)
 
 
-def _in_tokens(group: Group, values: torch.Tensor) -> torch.Tensor:
-    """The other way round, shape (tokens of the group, heads, width)."""
-    values = values.unflatten(0, (group.rows, -1)).transpose(1, 2).flatten(0, 1)
-    return values if group.real is None else values.index_select(0, group.real)
+def _put(group: Group, values: torch.Tensor, whole: torch.Tensor) -> None:
+    """Put the values of a group back among those of its batch; of padding they are dropped."""
+    torch.index_select(values.flatten(0, 1), 0, group.back, out=whole.flatten(0, 1)[group.lines])
 
 
 AttentionInterface.register(NAME, _attention)

@@ -1,10 +1,13 @@
 """AdamW that leaves rows of an embedding alone until they are read: a batch reads some hundred of many thousand."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy
 import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
 SWEEP = 50  # steps after which all rows that still move are brought up to date
 STILL = 200  # steps without a gradient after which momentum moves a row by less than the rounding of its weights
@@ -15,15 +18,15 @@ Group = dict[str, Any]
 def sparse_embeddings(model: torch.nn.Module) -> list[torch.nn.Embedding]:
     """The embeddings of words whose gradient is 0 but for the words of a batch; from now on they give it as such.
 
-    An embedding that is the output layer too has a gradient for every word.
+    A table that another layer reads too, such as the output layer, has a gradient for every word.
     """
+    readers = Counter(id(part.weight) for part in model.modules() if isinstance(getattr(part, "weight", None), Tensor))
     found: list[torch.nn.Embedding] = []
     for part in model.modules():
-        if not hasattr(part, "get_output_embeddings"):
-            continue  # no model of transformers
-        words, output = part.get_input_embeddings(), part.get_output_embeddings()
-        tied = output is not None and output.weight is words.weight
-        if isinstance(words, torch.nn.Embedding) and words.weight.requires_grad and not tied and words not in found:
+        words = part.get_input_embeddings() if isinstance(part, PreTrainedModel) else None
+        if not isinstance(words, torch.nn.Embedding) or words in found:
+            continue
+        if words.weight.requires_grad and readers[id(words.weight)] == 1:
             words.sparse = True
             found.append(words)
     return found
@@ -66,17 +69,17 @@ class AdamW(torch.optim.AdamW):
             self._make_up(group, weight, torch.arange(len(weight)))
             group["rates"].clear()
 
-    def _grouped(self) -> Iterator[tuple[Group, torch.nn.Parameter]]:
+    def _grouped(self) -> Iterator[tuple[Group, Tensor]]:
         for weight in self._tables:
             yield next((group, weight) for group in self.param_groups if any(weight is p for p in group["params"]))
 
     @torch.no_grad()
-    def _before_reading(self, embedding: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+    def _before_reading(self, embedding: torch.nn.Module, inputs: tuple[Tensor]) -> None:
         for group, weight in self._grouped():
             if weight is embedding.weight:
-                self._make_up(group, weight, inputs[0].unique())
+                self._make_up(group, weight, torch.unique(inputs[0]))
 
-    def _step_table(self, group: Group, weight: torch.nn.Parameter, slope: torch.Tensor) -> None:
+    def _step_table(self, group: Group, weight: Tensor, slope: Tensor) -> None:
         """One step of a whole table, of which the rows with a gradient take part now, the others later."""
         state, rows = self.state[weight], slope.indices()[0]
         if not state:
@@ -96,7 +99,7 @@ class AdamW(torch.optim.AdamW):
         if now % SWEEP == 0:
             self._make_up(group, weight, (state["done"] - state["moved"] < STILL).nonzero().squeeze(1))
 
-    def _make_up(self, group: Group, weight: torch.nn.Parameter, rows: torch.Tensor) -> None:
+    def _make_up(self, group: Group, weight: Tensor, rows: Tensor) -> None:
         """Bring rows up to date."""
         state = self.state[weight]
         if not state:
@@ -110,7 +113,7 @@ class AdamW(torch.optim.AdamW):
         self._move(group, weight, rows[moving], now)
         done[rows] = float(now)
 
-    def _decay(self, group: Group, weight: torch.nn.Parameter, rows: torch.Tensor, now: int) -> None:
+    def _decay(self, group: Group, weight: Tensor, rows: Tensor, now: int) -> None:
         """All missed steps at once of rows that have no momentum left."""
         state, rates = self.state[weight], numpy.array(group["rates"])
         lag = now - state["done"][rows].long()
@@ -121,7 +124,7 @@ class AdamW(torch.optim.AdamW):
             faded = beta ** (now - state["done"][was])
             state[name].index_copy_(0, was, state[name][was] * faded[:, None])
 
-    def _move(self, group: Group, weight: torch.nn.Parameter, rows: torch.Tensor, now: int) -> None:
+    def _move(self, group: Group, weight: Tensor, rows: Tensor, now: int) -> None:
         """The missed steps of rows one after the other; at each, those that have missed it."""
         done, order = self.state[weight]["done"][rows].sort(stable=True)
         rows, parts = rows[order], self._rows_of(weight, rows[order])
@@ -132,18 +135,18 @@ class AdamW(torch.optim.AdamW):
             _fused(group, [part[:count] for part in parts], none[:count], step, group["rates"][step - first - 1])
         self._put_back(weight, rows, parts)
 
-    def _rows_of(self, weight: torch.nn.Parameter, rows: torch.Tensor) -> list[torch.Tensor]:
+    def _rows_of(self, weight: Tensor, rows: Tensor) -> list[Tensor]:
         """Copies of some rows: weights, mean of gradients, mean of their squares."""
         state = self.state[weight]
         return [table.index_select(0, rows) for table in (weight, state["exp_avg"], state["exp_avg_sq"])]
 
-    def _put_back(self, weight: torch.nn.Parameter, rows: torch.Tensor, parts: list[torch.Tensor]) -> None:
+    def _put_back(self, weight: Tensor, rows: Tensor, parts: list[Tensor]) -> None:
         state = self.state[weight]
         for table, part in zip((weight, state["exp_avg"], state["exp_avg_sq"]), parts, strict=True):
             table.index_copy_(0, rows, part)
 
 
-def _fused(group: Group, parts: list[torch.Tensor], slope: torch.Tensor, step: float, rate: float) -> None:
+def _fused(group: Group, parts: list[Tensor], slope: Tensor, step: float, rate: float) -> None:
     """torch's own kernel on some rows, in place."""
     torch._fused_adamw_(
         [parts[0]],

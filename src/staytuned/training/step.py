@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
 
 import torch
 
@@ -55,7 +54,7 @@ def _backward(task: Task, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 
 
 def clip(model: torch.nn.Module, limit: float) -> None:
-    """Scale all gradients down to a common norm of ``limit`` where it is larger, as torch's ``clip_grad_norm_`` does."""
+    """Scale all gradients down to a norm of ``limit``, where it is larger, as torch's ``clip_grad_norm_`` does."""
     slopes = [slope for _, slope in _slopes(model)]
     values = [slope.values() if slope.is_sparse else slope for slope in slopes]
     scale = limit / (torch.nn.utils.get_total_norm(values) + 1e-6)
