@@ -23,9 +23,10 @@ from staytuned.params import Params
 from staytuned.predictor import Predictor, frame_of
 from staytuned.stages import encode, evaluate, split, train
 from staytuned.tasks import Side
-from staytuned.training.loop import fit, make_deterministic, steps_in, uphill, validate
+from staytuned.training.loop import fit, make_deterministic, steps_in, validate
 from staytuned.training.order import shuffled_batches
 from staytuned.training.state import Point, Weights
+from staytuned.training.step import uphill
 from staytuned.workspace import Workspace
 
 

@@ -17,7 +17,8 @@ from staytuned.modelling.examples import NOTHING
 from staytuned.params import Params
 from staytuned.start import init
 from staytuned.tasks import Batch
-from staytuned.training.loop import _gradient, fit
+from staytuned.training.loop import fit
+from staytuned.training.step import _gradient
 from staytuned.workspace import Workspace
 
 TASK = "token-classification"

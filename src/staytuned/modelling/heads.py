@@ -8,6 +8,9 @@ import numpy
 import torch
 import transformers
 
+from staytuned.modelling.dropout import Dropout, with_quick_dropout
+from staytuned.modelling.unpadded import last_states
+
 
 def backbone(kind: str, folder: Path, dropout: float, pretrained: bool) -> Any:
     """A model of transformers out of its folder.
@@ -25,9 +28,10 @@ def backbone(kind: str, folder: Path, dropout: float, pretrained: bool) -> Any:
             setattr(config, name, dropout)
     if not pretrained:
         return maker.from_config(config)
-    return maker.from_pretrained(
+    model = maker.from_pretrained(
         folder, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
     )
+    return with_quick_dropout(model)
 
 
 class PooledHead(torch.nn.Module):
@@ -39,12 +43,12 @@ class PooledHead(torch.nn.Module):
     def __init__(self, encoder: Any, width: int, dropout: float) -> None:
         super().__init__()
         self.encoder = without_pooler(encoder)
-        self.dropout = torch.nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.head = fresh_linear(encoder.config.hidden_size, width)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
         """Logits, shape (rows, width), of token ids and their mask, both of shape (rows, tokens)."""
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
+        states = last_states(self.encoder, attention_mask, input_ids=input_ids, **inputs)
         logits: torch.Tensor = self.head(self.dropout(mean_of_tokens(states, attention_mask)))
         return logits
 
@@ -55,12 +59,12 @@ class TokenHead(torch.nn.Module):
     def __init__(self, encoder: Any, width: int, dropout: float) -> None:
         super().__init__()
         self.encoder = without_pooler(encoder)
-        self.dropout = torch.nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.head = fresh_linear(encoder.config.hidden_size, width)
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
         """Logits, shape (rows, tokens, width)."""
-        logits: torch.Tensor = self.head(self.dropout(self.encoder(**inputs).last_hidden_state))
+        logits: torch.Tensor = self.head(self.dropout(last_states(self.encoder, **inputs)))
         return logits
 
 
@@ -86,7 +90,7 @@ class EntityHead(torch.nn.Module):
     def __init__(self, encoder: Any, width: int, dropout: float) -> None:
         super().__init__()
         self.encoder = without_pooler(encoder)
-        self.dropout = torch.nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         words = encoder.get_input_embeddings()
         markers = torch.nn.Embedding(4, words.embedding_dim)
         torch.nn.init.normal_(markers.weight, std=float(words.weight.detach().std()))
@@ -103,7 +107,7 @@ class EntityHead(torch.nn.Module):
         words = self.encoder.get_input_embeddings()(input_ids)
         vectors = self.head["markers"](torch.arange(4, device=markers.device).expand_as(markers))
         marked = words.index_put((rows, markers), vectors)
-        states = self.encoder(inputs_embeds=marked, attention_mask=attention_mask).last_hidden_state
+        states = last_states(self.encoder, attention_mask, inputs_embeds=marked)
         entities = states[rows, markers[:, [0, 2]]].flatten(1)
         logits: torch.Tensor = self.head["linear"](self.dropout(entities))
         return logits
@@ -122,7 +126,7 @@ class BiEncoder(torch.nn.Module):
         """Embeddings of queries and passages, shape (rows, 2, hidden), of token ids and masks, each (rows, tokens)."""
         found = []
         for ids, mask in ((query_ids, query_mask), (input_ids, attention_mask)):
-            states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+            states = last_states(self.encoder, mask, input_ids=ids)
             found.append(torch.nn.functional.normalize(mean_of_tokens(states, mask), dim=1))
         return torch.stack(found, dim=1)
 

@@ -3,10 +3,7 @@
 import itertools
 import math
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
 
 import numpy
 import torch
@@ -14,12 +11,12 @@ import torch
 from staytuned.errors import MissingError, TrainingError
 from staytuned.modelling.examples import Examples
 from staytuned.sections import Train
-from staytuned.tasks import Batch, Side, Task
-from staytuned.training import ranks
+from staytuned.tasks import Side, Task
 from staytuned.training.checkpoint import Checkpoints
 from staytuned.training.memory import memory_for
 from staytuned.training.order import shuffled_batches
 from staytuned.training.state import Point, Training, Weights
+from staytuned.training.step import make_optimizer, train_step
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -40,6 +37,7 @@ def make_deterministic(seed: int, threads: int) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # takes time, for nothing
 
 
 def fit(
@@ -69,9 +67,9 @@ def fit(
     """
     device = pick_device(params.device)
     model.to(device).train()
-    groups = _parameter_groups(model, params)
-    rates = [group["lr"] for group in groups]
-    training = Training(model, torch.optim.AdamW(groups, fused=True))
+    optimizer = make_optimizer(model, params)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    training = Training(model, optimizer)
     if checkpoints:
         _take_up(training, checkpoints, seen, step_done)
     steps = steps_in(len(train), params)
@@ -80,18 +78,19 @@ def fit(
     evaluate_at = {round(per_epoch * k / params.evaluations_per_epoch) for k in range(1, steps + 1)} | {steps}
     for places in itertools.islice(_all_batches(train, params), training.step, None):
         training.step += 1
-        for group, rate in zip(training.optimizer.param_groups, rates, strict=True):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor(training.step - 1)
         batch = task.batch(train, places, numpy.random.default_rng([params.seed, training.step]))
         at_once = min(params.micro_batch or batch.size, batch.size)
         with memory_for(at_once, int(train.lengths[places].max()), task.divisible):
-            _step(training, task, batch, params)
+            training.losses.append(train_step(task, model, optimizer, batch, params))
         step_done()
         is_evaluated = training.step in evaluate_at
         is_kept = checkpoints is not None and checkpoints.due(training.step)
         if is_evaluated or is_kept:
             _check(training, train, params)
         if is_evaluated:
+            optimizer.settle()
             mean = float(numpy.mean(torch.stack(training.losses).tolist()))
             rate, measured = rates[0] * factor(training.step), validate(task, model, validation, device)
             _add(training, Point(training.step, training.step / per_epoch, mean, rate, *measured), task, params)
@@ -114,20 +113,6 @@ def _take_up(
         seen(point)
     for _ in range(training.step):
         step_done()
-
-
-def _step(training: Training, task: Task, batch: Batch, params: Train) -> None:
-    """Learn from one batch."""
-    model, optimizer = training.model, training.optimizer
-    optimizer.zero_grad(set_to_none=True)
-    loss = _gradient(task, model, batch, params)
-    if params.sharpness:
-        with uphill(model, params.sharpness):
-            optimizer.zero_grad(set_to_none=True)
-            _gradient(task, model, batch, params)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip)
-    optimizer.step()
-    training.losses.append(loss)
 
 
 def _add(training: Training, point: Point, task: Task, params: Train) -> None:
@@ -193,63 +178,9 @@ def validate(task: Task, model: torch.nn.Module, side: Side, device: torch.devic
     return loss / len(outputs), task.validation_score(side.frame, side.examples, in_order)
 
 
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 on a GPU, float32 on the processor."""
-    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
-
-
-def _gradient(task: Task, model: torch.nn.Module, batch: Batch, params: Train) -> torch.Tensor:
-    """The mean loss of a batch; its gradient is left in the parameters. Each part weighs as many terms as it has."""
-    device, terms = next(model.parameters()).device, max(1, task.terms(batch))
-    own, counts = ranks.share(batch)
-    losses, size = [], params.micro_batch or own.size
-    for start in range(0, own.size, size):
-        part = own.rows(slice(start, start + size))
-        losses.append(_backward(task, model, part.on(device), counts * task.terms(part) / terms))
-    return ranks.add_up(torch.stack(losses).sum(), model)
-
-
-def _backward(task: Task, model: torch.nn.Module, batch: Batch, weight: float) -> torch.Tensor:
-    """The weighted loss on a batch; its gradient is added to that of the parameters."""
-    with autocast(batch.inputs["input_ids"].device):
-        loss = task.loss(model(**batch.inputs).float(), batch.targets) * weight
-    loss.backward()  # type: ignore[no-untyped-call]
-    return loss.detach()
-
-
-@contextmanager
-def uphill(model: torch.nn.Module, radius: float) -> Iterator[None]:
-    """The weights a distance of ``radius`` up their gradient, and back where they were.
-
-    A step along the gradient found there leads to flat minima, which hold better on other rows (sharpness-aware
-    minimisation: Foret et al. 2021, algorithm 1).
-    """
-    slopes = [(weight, weight.grad) for weight in model.parameters() if weight.grad is not None]
-    scale = radius / (torch.nn.utils.get_total_norm([slope for _, slope in slopes]) + 1e-12)
-    climb = [(weight, slope * scale) for weight, slope in slopes]
-    with torch.no_grad():
-        for weight, step in climb:
-            weight.add_(step)
-    yield
-    with torch.no_grad():
-        for weight, step in climb:
-            weight.sub_(step)
-
-
 def _all_batches(examples: Examples, params: Train) -> Iterator[list[int]]:
     for epoch in range(params.epochs):
         yield from shuffled_batches(examples.lengths, params.batch_size, seed=[params.seed, epoch])
-
-
-def _parameter_groups(model: torch.nn.Module, params: Train) -> list[dict[str, Any]]:
-    """The head, which starts from nothing, learns at a rate of its own; matrices decay, biases and norms do not."""
-    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = defaultdict(list)
-    for name, weight in model.named_parameters():
-        if not weight.requires_grad:
-            continue
-        rate = params.head_learning_rate if name.startswith("head.") else params.learning_rate
-        groups[rate, params.weight_decay if weight.ndim > 1 else 0.0].append(weight)
-    return [{"params": weights, "lr": rate, "weight_decay": decay} for (rate, decay), weights in groups.items()]
 
 
 def _warmup_then_decay(steps: int, warmup: float) -> Callable[[int], float]:

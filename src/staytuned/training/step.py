@@ -1,0 +1,103 @@
+"""One step of training: forward, backward, clipping, AdamW."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+from staytuned.sections import Train
+from staytuned.tasks import Batch, Task
+from staytuned.training import ranks
+from staytuned.training.adamw import AdamW, sparse_embeddings
+
+
+def make_optimizer(model: torch.nn.Module, params: Train) -> AdamW:
+    """AdamW: the head, which starts from nothing, learns at a rate of its own; matrices decay, biases and norms do not.
+
+    The model must be on its device. On a GPU a table of embeddings is updated faster than its rows are picked out, and
+    several processes add up whole gradients.
+    """
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = defaultdict(list)
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            continue
+        rate = params.head_learning_rate if name.startswith("head.") else params.learning_rate
+        groups[rate, params.weight_decay if weight.ndim > 1 else 0.0].append(weight)
+    made = [{"params": weights, "lr": rate, "weight_decay": decay} for (rate, decay), weights in groups.items()]
+    on_processor = all(weight.device.type == "cpu" for weight in model.parameters())
+    return AdamW(made, sparse_embeddings(model) if on_processor and params.processes == 1 else [])
+
+
+def train_step(task: Task, model: torch.nn.Module, optimizer: AdamW, batch: Batch, params: Train) -> torch.Tensor:
+    """Learn from a batch; returns its loss before the step."""
+    optimizer.zero_grad(set_to_none=True)
+    loss = _gradient(task, model, batch, params)
+    if params.sharpness:
+        with uphill(model, params.sharpness):
+            optimizer.zero_grad(set_to_none=True)
+            _gradient(task, model, batch, params)
+    clip(model, params.clip)
+    optimizer.step()
+    return loss
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 on a GPU, float32 on the processor."""
+    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+def _gradient(task: Task, model: torch.nn.Module, batch: Batch, params: Train) -> torch.Tensor:
+    """The mean loss of a batch; its gradient is left in the parameters. Each part weighs as many terms as it has."""
+    device, terms = next(model.parameters()).device, max(1, task.terms(batch))
+    own, counts = ranks.share(batch)
+    losses, size = [], params.micro_batch or own.size
+    for start in range(0, own.size, size):
+        part = own.rows(slice(start, start + size))
+        losses.append(_backward(task, model, part.on(device), counts * task.terms(part) / terms))
+    return ranks.add_up(torch.stack(losses).sum(), model)
+
+
+def _backward(task: Task, model: torch.nn.Module, batch: Batch, weight: float) -> torch.Tensor:
+    """The weighted loss on a batch; its gradient is added to that of the parameters."""
+    with autocast(batch.inputs["input_ids"].device):
+        loss = task.loss(model(**batch.inputs).float(), batch.targets) * weight
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
+
+
+def clip(model: torch.nn.Module, limit: float) -> None:
+    """Scale all gradients down to a norm of ``limit``, where it is larger, as torch's ``clip_grad_norm_`` does."""
+    slopes = [slope for _, slope in _slopes(model)]
+    values = [slope.values() if slope.is_sparse else slope for slope in slopes]
+    scale = limit / (torch.nn.utils.get_total_norm(values) + 1e-6)
+    if scale.is_cuda or scale < 1:  # a GPU is not waited for
+        torch._foreach_mul_(values, scale.clamp(max=1.0))
+
+
+@contextmanager
+def uphill(model: torch.nn.Module, radius: float) -> Iterator[None]:
+    """The weights a distance of ``radius`` up their gradient, and back where they were.
+
+    A step along the gradient found there leads to flat minima, which hold better on other rows (sharpness-aware
+    minimisation: Foret et al. 2021, algorithm 1).
+    """
+    slopes = _slopes(model)
+    values = [slope.values() if slope.is_sparse else slope for _, slope in slopes]
+    scale = radius / (torch.nn.utils.get_total_norm(values) + 1e-12)
+    climb = [(weight, slope * scale) for weight, slope in slopes]
+    with torch.no_grad():
+        for weight, step in climb:
+            weight.add_(step)
+    yield
+    with torch.no_grad():
+        for weight, step in climb:
+            weight.add_(step, alpha=-1)
+
+
+def _slopes(model: torch.nn.Module) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
+    """Weights with their gradients; of a sparse one each row is there once."""
+    for weight in model.parameters():
+        if weight.grad is not None and weight.grad.is_sparse:
+            weight.grad = weight.grad.coalesce()
+    return [(weight, weight.grad) for weight in model.parameters() if weight.grad is not None]
