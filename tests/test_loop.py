@@ -41,10 +41,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def encode_rows(workspace: Workspace, count: int) -> None:
     """What training reads, of rows that count as accepted."""
     rows = [
-        {"row": row["id"], "text": row["text"], "label": row["label"], "source": "shop", "group": row["document"]}
+        {"row": row["id"], "text": row["text"], "text_pair": None, "label": row["label"]}
+        | {"source": "shop", "group": row["document"], "batch": "0"}
         for row in make_rows(count)
     ]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row | {"batch": "0"} for row in rows]), workspace.accepted)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), workspace.accepted)
     params = Params.read(workspace.params)
     split.run(workspace, params)
     encode.run(workspace, params)
