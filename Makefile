@@ -12,7 +12,7 @@ BASE ?= python:3.11-slim
 IMAGE ?= staytuned
 BUILD_FLAGS ?=
 
-.PHONY: run test check ui demo backtest lock image bench clean
+.PHONY: run test check ui demo backtest lock image bench benchmark-training clean
 
 run: $(INSTALLED)
 	@$(RUN) run
@@ -37,6 +37,10 @@ check: $(INSTALLED)
 bench: $(INSTALLED)
 	@failed=0; for claim in startup nothing_to_do orchestration encode memory; do \
 	  $(BIN)/python benchmarks/$$claim.py || failed=1; done; exit $$failed
+
+# training beside transformers' Trainer, on a folder of public data: make benchmark-training DATA=FOLDER
+benchmark-training: $(INSTALLED)
+	$(BIN)/python benchmarks/training.py $(DATA)
 
 # twelve arrivals of the example in a workspace of their own
 demo: $(INSTALLED)
