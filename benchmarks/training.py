@@ -4,9 +4,9 @@ usage: python benchmarks/training.py DATA [PART...]     PART: agree, speed, flop
 
 DATA holds public data sets, each in a folder of its own: titles of papers (arxiv/titles.csv.gz), entities
 (ner/btc/btc.dev), questions (qa/xquad.en.json). After each of Trainer's steps staytuned makes its own on the same rows,
-so that a busy minute hits both; a round is an epoch. Trainer's time is all that passes outside of staytuned's step; its batches are made by
-staytuned's own code, which is quicker than its default collator. Useful tokens are those that are not padding.
-Dropout is 0.1, learning rate and decay are those of params.yaml; the schedule is Trainer's.
+so that a busy minute hits both; a round is an epoch. Trainer's time is all that passes outside of staytuned's step; its
+batches are made by staytuned's own code, which is quicker than its default collator. Useful tokens are those that are
+not padding. Dropout is 0.1, learning rate and decay are those of params.yaml; the schedule is Trainer's.
 """
 
 import copy
