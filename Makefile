@@ -13,7 +13,7 @@ IMAGE ?= staytuned
 BUILD_FLAGS ?=
 KILLS ?= 50
 
-.PHONY: run test check ui demo backtest lock image bench kill-training kill-loop watch-proof clean
+.PHONY: run test check ui demo backtest lock image bench benchmark-training kill-training kill-loop watch-proof clean
 
 run: $(INSTALLED)
 	@$(RUN) run
@@ -50,6 +50,10 @@ kill-loop: $(INSTALLED)
 # a run by cron on a standing Prefect server; some minutes
 watch-proof: $(INSTALLED)
 	$(BIN)/python tests/proofs/by_cron.py
+
+# training beside transformers' Trainer, on a folder of public data: make benchmark-training DATA=FOLDER
+benchmark-training: $(INSTALLED)
+	$(BIN)/python benchmarks/training.py $(DATA)
 
 # twelve arrivals of the example in a workspace of their own
 demo: $(INSTALLED)

@@ -228,8 +228,7 @@ def test_batches_by_length_take_every_example_once_within_their_tokens(lengths: 
 
 def test_a_sharpness_aware_step_goes_along_the_gradient_found_uphill_and_starts_from_where_it_was() -> None:
     weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
-    model = torch.nn.ParameterList([weight])
     (weight**2).sum().backward()  # gradient (6, 8), of norm 10
-    with uphill(model, 0.5):
+    with uphill([weight], 0.5):
         assert weight.tolist() == pytest.approx([3.3, 4.4])
     assert weight.tolist() == pytest.approx([3.0, 4.0])

@@ -177,7 +177,9 @@ class _Attention(torch.autograd.Function):
     ) -> torch.Tensor:
         """What the tokens gather, of the shape of the queries."""
         said, saved = query.new_empty(query.shape), []
-        for group in groups:
+        scores_of = [rows * longest**2 for rows, longest in (group.shape for group in groups)]
+        keeps = torch.split(kept(torch.Size([sum(scores_of)]), dropout), scores_of) if dropout else None
+        for number, group in enumerate(groups):
             q, k, v = (_taken(group, part) for part in (query, key, value))
             if group.mask is None:
                 scores = torch.bmm(q, k.transpose(1, 2)).mul_(scaling)
@@ -186,7 +188,7 @@ class _Attention(torch.autograd.Function):
             if causal:
                 scores.masked_fill_(torch.ones(scores.shape[1:], dtype=torch.bool).triu(1), -torch.inf)
             shares = scores.softmax(dim=-1)
-            keep = kept(shares.shape, dropout) if dropout else None
+            keep = keeps[number].view_as(shares) if keeps else None
             used = shares if keep is None else shares * keep
             _put(group, torch.bmm(used, v), said)
             saved += [q, k, v, shares, keep, used]

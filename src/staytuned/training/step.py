@@ -1,7 +1,7 @@
 """One step of training: forward, backward, clipping, AdamW."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -33,11 +33,12 @@ def train_step(task: Task, model: torch.nn.Module, optimizer: AdamW, batch: Batc
     """Learn from a batch; returns its loss before the step."""
     optimizer.zero_grad(set_to_none=True)
     loss = _gradient(task, model, batch, params)
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     if params.sharpness:
-        with uphill(model, params.sharpness):
+        with uphill(weights, params.sharpness):
             optimizer.zero_grad(set_to_none=True)
             _gradient(task, model, batch, params)
-    clip(model, params.clip)
+    clip(weights, params.clip)
     optimizer.step()
     return loss
 
@@ -66,9 +67,9 @@ def _backward(task: Task, model: torch.nn.Module, batch: Batch, weight: float) -
     return loss.detach()
 
 
-def clip(model: torch.nn.Module, limit: float) -> None:
+def clip(weights: Iterable[torch.Tensor], limit: float) -> None:
     """Scale all gradients down to a norm of ``limit``, where it is larger, as torch's ``clip_grad_norm_`` does."""
-    slopes = [slope for _, slope in _slopes(model)]
+    slopes = [slope for _, slope in _slopes(weights)]
     values = [slope.values() if slope.is_sparse else slope for slope in slopes]
     scale = limit / (torch.nn.utils.get_total_norm(values) + 1e-6)
     if scale.is_cuda or scale < 1:  # a GPU is not waited for
@@ -76,13 +77,13 @@ def clip(model: torch.nn.Module, limit: float) -> None:
 
 
 @contextmanager
-def uphill(model: torch.nn.Module, radius: float) -> Iterator[None]:
+def uphill(weights: Iterable[torch.Tensor], radius: float) -> Iterator[None]:
     """The weights a distance of ``radius`` up their gradient, and back where they were.
 
     A step along the gradient found there leads to flat minima, which hold better on other rows (sharpness-aware
     minimisation: Foret et al. 2021, algorithm 1).
     """
-    slopes = _slopes(model)
+    slopes = _slopes(weights)
     values = [slope.values() if slope.is_sparse else slope for _, slope in slopes]
     scale = radius / (torch.nn.utils.get_total_norm(values) + 1e-12)
     climb = [(weight, slope * scale) for weight, slope in slopes]
@@ -95,9 +96,12 @@ def uphill(model: torch.nn.Module, radius: float) -> Iterator[None]:
             weight.add_(step, alpha=-1)
 
 
-def _slopes(model: torch.nn.Module) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
+def _slopes(weights: Iterable[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Weights with their gradients; of a sparse one each row is there once."""
-    for weight in model.parameters():
+    found = []
+    for weight in weights:
         if weight.grad is not None and weight.grad.is_sparse:
             weight.grad = weight.grad.coalesce()
-    return [(weight, weight.grad) for weight in model.parameters() if weight.grad is not None]
+        if weight.grad is not None:
+            found.append((weight, weight.grad))
+    return found
