@@ -13,7 +13,7 @@ IMAGE ?= staytuned
 BUILD_FLAGS ?=
 KILLS ?= 50
 
-.PHONY: run test check ui demo backtest lock image bench benchmark-training kill-training kill-loop watch-proof clean
+.PHONY: run test test-slow check ui demo backtest lock image bench benchmark-training kill-training kill-loop watch-proof clean
 
 run: $(INSTALLED)
 	@$(RUN) run
@@ -26,7 +26,11 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@touch $@
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+# whole roads one after the other, kills, races, schedules
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check

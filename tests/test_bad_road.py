@@ -78,6 +78,7 @@ def test_an_alias_that_was_deleted_by_hand_is_set_back_by_sync(road: Workspace) 
     assert answers(road)
 
 
+@pytest.mark.slow
 def test_a_champion_that_was_deleted_by_hand_goes_on_answering_and_is_registered_again_by_sync(road: Workspace) -> None:
     registry = Registry(road, Params.read(road.params))
     registry.client.delete_model_version("tiny", "1")
@@ -96,6 +97,7 @@ def test_a_champion_that_was_deleted_by_hand_goes_on_answering_and_is_registered
     assert serve.predict_text(road, "a lovely lamp").endswith("version 2")
 
 
+@pytest.mark.slow
 def test_a_registry_that_another_process_locks_is_waited_for_longer_than_mlflow_would(road: Workspace) -> None:
     registry = Registry(road, Params.read(road.params))
     with closing(sqlite3.connect(database(road), isolation_level=None, check_same_thread=False)) as db:

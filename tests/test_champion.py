@@ -20,7 +20,7 @@ from staytuned.registry.ledger import CONFIRMATION, PROMOTION, Entry, Ledger
 from staytuned.registry.versions import CHALLENGER, alias_now, database
 from staytuned.workspace import Workspace
 
-pytestmark = pytest.mark.xdist_group("champion")
+pytestmark = [pytest.mark.xdist_group("champion"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -61,6 +61,7 @@ def test_the_pages_show_commands() -> None:
     assert {"staytuned run", "dvc repro", "staytuned readmit corrected.csv"} <= set(commands)
 
 
+@pytest.mark.slow
 def test_each_command_shown_works(prepared: Workspace) -> None:
     ran = []
     for command in shown():

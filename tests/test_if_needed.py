@@ -42,6 +42,7 @@ def ingest(road: Workspace, rows: list[dict[str, str]]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_new_rows_wait_until_they_are_enough_and_then_a_model_is_trained(road: Workspace, receiver: Receiver) -> None:
     set_params(road, triggers__new_rows=300, triggers__drift=None)
     ingest(road, make_rows(200, seed=1))
@@ -71,6 +72,7 @@ def test_new_rows_wait_until_they_are_enough_and_then_a_model_is_trained(road: W
     assert "nothing" in staytuned(road, "run", "--if-needed").stdout or kinds == ["blocked"]
 
 
+@pytest.mark.slow
 def test_what_the_gate_blocked_is_told_again_with_its_reasons(road: Workspace, receiver: Receiver) -> None:
     set_params(road, gate__bounds={"accuracy": 1.5})
     said = "accuracy 1.000 < gate.bounds.accuracy 1.5"
@@ -92,6 +94,7 @@ def test_two_runs_at_once_are_one_and_a_word_to_the_other(road: Workspace, recei
     assert answers(road)
 
 
+@pytest.mark.slow
 def test_a_remote_that_cannot_be_reached_stops_a_registration_and_the_next_run_goes_on(
     road: Workspace, receiver: Receiver
 ) -> None:
@@ -111,6 +114,7 @@ def test_a_remote_that_cannot_be_reached_stops_a_registration_and_the_next_run_g
     assert trained(road) == before and len(of_kind(road, DECISION)) == 2
 
 
+@pytest.mark.slow
 def test_a_batch_of_a_new_class_stops_before_anything_changes_and_the_class_is_named(
     road: Workspace, receiver: Receiver
 ) -> None:

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-import numpy
+import pyarrow
 import pytest
 from receiver import Receiver
 from shell import no_room
@@ -21,12 +21,12 @@ from staytuned.registry.ledger import DECISION, Ledger
 
 
 def test_a_piece_is_whole_or_as_it_was(tmp_path: Path) -> None:
-    write_piece(tmp_path / "piece", "rows", {"values": numpy.arange(3)})
+    write_piece(tmp_path / "piece", "rows", pyarrow.table({"values": [0, 1, 2]}))
     with no_room(), pytest.raises(OSError) as caught:
-        write_piece(tmp_path / "piece", "rows", {"values": numpy.arange(9)})
+        write_piece(tmp_path / "piece", "rows", pyarrow.table({"values": list(range(9))}))
     assert is_full(caught.value) and [path.name for path in tmp_path.iterdir()] == ["piece"]
     found = read_piece(tmp_path / "piece", "rows")
-    assert found is not None and found["values"].tolist() == [0, 1, 2]
+    assert found is not None and found["values"].to_pylist() == [0, 1, 2]
 
 
 def test_the_ledger_keeps_what_it_has_and_goes_on(tmp_path: Path) -> None:

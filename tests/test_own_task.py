@@ -45,6 +45,7 @@ def staytuned(folder: Path, environment: dict[str, str], *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_task_of_another_package_goes_the_whole_road(
     installed: dict[str, str], prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,12 +2,15 @@
 
 import shutil
 
+import pytest
 from shell import staytuned
 from test_bad_road import refused
 from tiny import set_params
 
 from staytuned.files import read_json, write_json
 from staytuned.workspace import Workspace
+
+pytestmark = pytest.mark.slow
 
 
 def test_on_the_same_machine_the_weights_are_the_same_to_the_last_bit_whatever_became_of_the_workspace(

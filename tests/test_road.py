@@ -110,6 +110,7 @@ def test_a_file_of_rows_is_labelled_row_by_row(road: Workspace) -> None:
     assert len(lines) == 4 and lines[2].endswith("1,no text")
 
 
+@pytest.mark.slow
 def test_dvc_repro_alone_gives_the_same_bytes_as_the_flow(finished_road: Workspace, tmp_path: Path) -> None:
     other = make_workspace(tmp_path / "other")
     assert staytuned(other, "ingest", finished_road.root / "rows.csv").returncode == 0
@@ -122,6 +123,7 @@ def test_dvc_repro_alone_gives_the_same_bytes_as_the_flow(finished_road: Workspa
     assert (other.candidate / "model.safetensors").stat().st_mtime_ns == trained
 
 
+@pytest.mark.slow
 def test_a_run_whose_stages_were_all_cached_is_complete_in_mlflow(road: Workspace) -> None:
     set_params(road, gate__margin=0.5)  # another policy asks for another decision; nothing is trained again
     assert staytuned(road, "run").returncode == 0
@@ -143,6 +145,7 @@ def test_a_run_whose_stages_were_all_cached_is_complete_in_mlflow(road: Workspac
     assert cached[0] == "FINISHED" and {"lineage", "reports"} <= set(cached[3])
 
 
+@pytest.mark.slow
 def test_a_model_trained_on_from_the_champion_is_judged_beside_it(road: Workspace) -> None:
     set_params(road, train__start="champion")
     rows = write_csv(road.root / "more.csv", make_rows(200, seed=1))
@@ -181,6 +184,7 @@ def in_git(road: Workspace) -> Workspace:
     return road
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", [[], ["--temp"]], ids=["in the workspace", "in a temporary folder"])
 def test_dvc_experiments_see_uncommitted_changes_and_new_batches(road: Workspace, where: list[str]) -> None:
     in_git(road)
@@ -233,6 +237,7 @@ def mlflow_server(tmp_path: Path) -> Iterator[str]:
         server.terminate()
 
 
+@pytest.mark.slow
 def test_one_setting_moves_the_registry_to_an_mlflow_server(
     finished_road: Workspace, tmp_path: Path, mlflow_server: str
 ) -> None:
@@ -245,6 +250,7 @@ def test_one_setting_moves_the_registry_to_an_mlflow_server(
     assert "nothing to do" in staytuned(workspace, "run").stdout
 
 
+@pytest.mark.slow
 def test_the_clone_is_a_workspace_whose_second_run_finds_nothing_to_do(
     finished_road: Workspace, tmp_path: Path
 ) -> None:

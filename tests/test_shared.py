@@ -5,12 +5,15 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
 from shell import command, staytuned
 from test_road import champion, mlflow_server  # noqa: F401 - a fixture
 from tiny import set_params
 
 from staytuned.registry.ledger import CONFIRMATION, PROMOTION, Ledger
 from staytuned.workspace import Workspace
+
+pytestmark = pytest.mark.slow
 
 
 def test_of_two_that_train_at_once_one_promotes_and_the_other_is_told_and_judges_anew(

@@ -21,6 +21,8 @@ from staytuned.files import read_json, sha256
 from staytuned.registry.ledger import DECISION, Ledger
 from staytuned.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 EARLY = pytest.mark.xdist_group("stopped early")
 LATE = pytest.mark.xdist_group("stopped late")
 NOBODY = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}

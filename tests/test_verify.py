@@ -9,6 +9,7 @@ from staytuned.params import Params
 from staytuned.workspace import Workspace
 
 
+@pytest.mark.slow
 def test_the_candidate_comes_out_the_same_and_nothing_of_the_workspace_is_touched(
     road: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,7 +29,7 @@ from staytuned.workspace import Workspace
 
 HOUR = (datetime.now(UTC).hour + 12) % 24  # of the schedule: not while the tests run
 
-pytestmark = pytest.mark.xdist_group("watch")
+pytestmark = [pytest.mark.xdist_group("watch"), pytest.mark.slow]
 
 
 def asked(server: str, what: str, **wanted: Any) -> Any:
