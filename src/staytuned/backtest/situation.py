@@ -49,7 +49,7 @@ def look_at(history: History, champion: Version, arrival: int) -> dict[str, Any]
         for here, limit in ((known, options.reference), (new, options.window))
     ]
     reference, window = (rows.loc[here].reset_index(drop=True) for here in places)
-    report = empty_report(champion.number, history.task.metrics[0].name)
+    report = empty_report(champion.number, history.task.metrics[0].title)
     measure_sizes(report, reference, window)
     if report["enough"]:
         model = model_of(history, history.params.train, champion)

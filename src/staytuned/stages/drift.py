@@ -29,7 +29,7 @@ def run(workspace: Workspace, params: Params) -> None:
     """Write ``reports/drift``; it says so where there is no champion yet, or too little to compare."""
     pin = workspace.pin / "pin.json"
     champion = read_json(pin)["champion"] if pin.is_file() else None
-    report = empty_report(champion and champion["version"], tasks.load(params).metrics[0].name)
+    report = empty_report(champion and champion["version"], tasks.load(params).metrics[0].title)
     rows = None
     if champion:
         known = read_json(workspace.pin / "champion" / "staytuned.json").get("batches", [])  # older ones do not say
@@ -160,7 +160,7 @@ Asked = tuple[pandas.DataFrame, Said]
 def measure(params: Params, task: Task, reference: Asked | None, window: Asked, report: dict[str, Any]) -> None:
     """The champion's first metric on both, as far as there are labels, and its accuracy as its confidence has it."""
     options, level = params.drift, params.evaluate.confidence
-    report["metric"] = metric = task.metrics[0].name
+    metric, report["metric"] = task.metrics[0].name, task.metrics[0].title
     for name, asked in (("reference", reference), ("window", window)):
         if asked and asked[1].judged.any():
             report[name]["metric"] = float(task.measure(asked[1].statistics.sum(axis=0))[metric])

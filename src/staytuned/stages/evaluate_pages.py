@@ -17,7 +17,7 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>staytuned:
 <style>
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:.5rem 0 1.5rem}th,td{padding:.25rem .8rem;border-bottom:1px solid #ddd;
-text-align:right}th:first-child,td:first-child{text-align:left}img{max-width:100%}.range{color:#777;font-size:85%;white-space:nowrap}
+text-align:right}th:first-child,td:first-child,.text{text-align:left}img{max-width:100%}.range{color:#777;font-size:85%;white-space:nowrap}
 </style>
 <h1>Evaluation</h1>
 <p>{{ test.rows }} test rows in {{ test.groups }} groups{% if test.kept_from_judging %}; {{ test.kept_from_judging }}
@@ -45,9 +45,10 @@ intervals, bootstrapped by group.</p>
 {% for name, row in models.candidate.slices.items() %}<tr><td>{{ name }}<td>{{ row.rows }}
 {% for metric in metrics %}<td>{{ "%.3f" % row.metrics[metric.name] }}{% endfor %}</tr>{% endfor %}</table>
 {% if behaviour %}<h2>Behaviour</h2>
-<table><tr><th>check<th>passed<th>asked for<th>some that fail</tr>
+<table><tr><th>check<th>passed<th>asked for<th class="text">some that fail</tr>
 {% for name, check in behaviour.items() %}<tr><td>{{ name }}<td>{{ check.passed }} of {{ check.cases }}
-<td>{{ "%.0f" % (100 * check.share) }} %<td>{{ check.failed[:3] | join(" · ") }}{% endfor %}</table>{% endif %}
+<td>{{ "%.0f" % (100 * check.share) }} %
+<td class="text">{{ check.failed[:3] | join(" · ") }}{% endfor %}</table>{% endif %}
 {% for title, picture in pictures.items() %}<h2>{{ title }}</h2><img alt="{{ title }}"
 src="data:image/png;base64,{{ picture }}">{% endfor %}</html>
 """
