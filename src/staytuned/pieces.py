@@ -116,15 +116,20 @@ def _digest(key: str, content: memoryview) -> bytes:
 
 @cache
 def made_by(*names: str) -> str:
-    """SHA-256 of modules and packages of staytuned, given by their paths in it, and the versions of what they use.
+    """SHA-256 of what ``code_of`` hashes, and of the versions of what the code uses."""
+    versions = [f"{name} {version(name)}" for name in LIBRARIES]
+    return hashlib.sha256(" ".join([sys.version, *versions, code_of(*names)]).encode()).hexdigest()
+
+
+def code_of(*names: str) -> str:
+    """SHA-256 of modules and packages of staytuned, given by their paths in it.
 
     ``tasks`` stands for the installed tasks of other packages as well.
     """
     paths = [PACKAGE / name for name in names]
     files = [file for path in paths for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
     files += task_files() if "tasks" in names else []
-    versions = [f"{name} {version(name)}" for name in LIBRARIES]
-    return hashlib.sha256(" ".join([sys.version, *versions, *map(sha256, files)]).encode()).hexdigest()
+    return hashlib.sha256(" ".join(map(sha256, files)).encode()).hexdigest()
 
 
 def row_groups(path: Path) -> list[tuple[str, int]]:

@@ -64,13 +64,14 @@ def run(workspace: Workspace, params: Params) -> None:
     report = compare(task, judged, test.frame[fair].reset_index(drop=True), params.evaluate)
     report["test"]["kept_from_judging"] = int((~fair).sum())
     report["megabytes"] = (workspace.candidate / "model.safetensors").stat().st_size / 1e6
-    report["behaviour"] = _behaviour(workspace, params, task, test.frame)
+    candidate = Predictor(workspace.candidate)
+    report["behaviour"] = _behaviour(workspace, params, candidate, test.frame)
     for name, about in _pin(workspace).items():
         if about and name in report["models"]:
             report["models"][name]["version"] = about["version"]
     write_json(workspace.evaluation / "evaluation.json", report)
     write_pages(workspace, report)
-    write_json(workspace.evaluation / "examples.json", examples(Predictor(workspace.candidate), test.frame))
+    write_json(workspace.evaluation / "examples.json", examples(candidate, test.frame))
     short = report["models"]["candidate"]["metrics"]
     write_json(workspace.reports / "metrics.json", {name: round(value, 6) for name, value in short.items()})
 
@@ -196,12 +197,12 @@ def _by_source(
     return found
 
 
-def _behaviour(workspace: Workspace, params: Params, task: Task, frame: pandas.DataFrame) -> dict[str, Any]:
+def _behaviour(workspace: Workspace, params: Params, candidate: Predictor, frame: pandas.DataFrame) -> dict[str, Any]:
     """What the behavioural checks of the workspace find in the candidate."""
+    task = candidate.task
     checks = behaviour.read(workspace.behaviour, task)
     if not checks:
         return {}
-    candidate = Predictor(workspace.candidate)
 
     def answers(texts: list[str]) -> list[str]:
         return [str(answer) for answer in next(iter(task.table(candidate.predict(frame_of(texts))).values()))]

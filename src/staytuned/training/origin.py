@@ -1,6 +1,5 @@
 """What decides the bits of a training."""
 
-import hashlib
 import importlib.metadata
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,14 @@ from typing import Any
 import torch
 
 from staytuned.data.sides import TRAIN, TRAINED_ON, VALIDATION
-from staytuned.entry_points import task_files
 from staytuned.files import sha256
 from staytuned.params import Params
+from staytuned.pieces import code_of
 from staytuned.surroundings import surroundings
 from staytuned.training.loop import pick_device
 from staytuned.workspace import Workspace
 
-CODE = ("training", "modelling", "tasks")  # packages that have a part in a step
+CODE = ("training", "modelling", "tasks", "stages/train.py")  # what has a part in a step
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
 
 
@@ -37,16 +36,8 @@ def origin_of(workspace: Workspace, params: Params, base: str, champion: Path | 
         **{f"task.{name}": value for name, value in params.section("task").items()},
         **{f"train.{name}": value for name, value in options.items()},
         "model.base": base,
-        "code": _code(),
+        "code": code_of(*CODE),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
         **surroundings(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
-
-
-def _code() -> str:
-    """SHA-256 of the modules that have a part in a step, and of tasks that are installed beside them."""
-    package = Path(__file__).parents[1]
-    modules = [module for name in CODE for module in sorted((package / name).glob("*.py"))]
-    hashes = [sha256(module) for module in [*modules, package / "stages" / "train.py", *task_files()]]
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()
