@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from staytuned.errors import BusyError
@@ -29,10 +31,18 @@ def prefect_settings(workspace: Workspace) -> None:
 def start_prefect(workspace: Workspace) -> str:
     """Start a Prefect server that ends with this process; returns the address of its API.
 
-    Prefect would start one itself, but that one takes Ctrl-C for itself, and outlives a run that is killed.
-
     Raises:
         BusyError: it does not answer in time.
+    """
+    with prefect_starting(workspace) as url:
+        return url
+
+
+@contextmanager
+def prefect_starting(workspace: Workspace) -> Iterator[str]:
+    """The same, for work that needs no server yet: it starts while the block runs, and answers when the block is left.
+
+    Prefect would start one itself, but that one takes Ctrl-C for itself, and outlives a run that is killed.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -50,8 +60,8 @@ def start_prefect(workspace: Workspace) -> str:
             preexec_fn=die_with_parent,
         )
     atexit.register(server.kill)
+    yield url
     _wait(server, url, log)
-    return url
 
 
 def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:

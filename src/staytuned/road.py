@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from staytuned.data.readers import Reader
 from staytuned.entry_points import task_class
 from staytuned.errors import DataError, GateError, MissingError, RegistryError
 from staytuned.models import check_fits, find_base
-from staytuned.pages import prefect_settings, start_prefect
+from staytuned.pages import prefect_settings, prefect_starting
 from staytuned.params import Params
 from staytuned.progress import busy
 from staytuned.registry import pin
@@ -98,13 +99,16 @@ def _flow(workspace: Workspace, only_if_needed: bool) -> "Release | Answer":
     """Run the workspace's flow, loaded by its entry point as Prefect does."""
     prefect_settings(workspace)
     with busy("starting Prefect"):
-        import httpx
-        from prefect.client.orchestration import get_client
-        from prefect.flows import load_flow_from_entrypoint
         from prefect.settings import PREFECT_API_URL, temporary_settings
 
-        flow: Any = load_flow_from_entrypoint(workspace.flow)
-        url = PREFECT_API_URL.value() or start_prefect(workspace)
+        known = PREFECT_API_URL.value()
+        with nullcontext(known) if known else prefect_starting(workspace) as url:
+            import httpx
+            import mlflow  # noqa: F401 - the flow will need it
+            from prefect.client.orchestration import get_client
+            from prefect.flows import load_flow_from_entrypoint
+
+            flow: Any = load_flow_from_entrypoint(workspace.flow)
 
     async def answer() -> None:
         async with get_client() as client:

@@ -27,12 +27,12 @@ def main(rows: str, outputs: str) -> None:
     import mlflow
     import numpy
     import pandas
-    import transformers  # noqa: F401 - the model needs it, and torch
+    from transformers import PreTrainedModel  # noqa: F401 - the model needs it, and torch
 
     folder = sys.stdin.readline().strip()
     if not folder:
         return
-    model = mlflow.pyfunc.load_model(folder)
+    model = mlflow.pyfunc.load_model(folder, suppress_warnings=True)  # no search of all packages
     code = Path(str(sys.modules["staytuned"].__file__))
     if not code.is_relative_to(folder):
         raise ImportError(f"the model was run by {code}, not by the code that it carries")

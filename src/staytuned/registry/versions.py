@@ -175,24 +175,30 @@ class Registry:
             outputs: What the candidate predicts for them.
             card: Its description, Markdown.
         """
-        signature = self.mlflow.models.infer_signature(inputs, outputs, params={"output": "predictions"})
-        with self.mlflow.start_run(run_id=run_id), tempfile.TemporaryDirectory() as scratch:
-            logged = self.mlflow.pyfunc.log_model(
-                name="model",
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.models import Model, infer_signature
+
+        params = self.client.get_run(run_id).data.params
+        model = self.client.create_logged_model(self.experiment, "model", run_id, {WEIGHTS: weights}, params).model_id
+        # not by log_model: that loads the model once more, here, which its reload in a fresh process proves better
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "model"
+            self.mlflow.pyfunc.save_model(
+                folder,
+                mlflow_model=Model(run_id=run_id, model_id=model, model_uuid=model, metadata={KEY: key}),
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
                 code_paths=_own_code(self.workspace, Path(scratch)),
                 artifacts={"model": str(self.workspace.candidate)},
-                signature=signature,
+                signature=infer_signature(inputs, outputs, params={"output": "predictions"}),
                 input_example=inputs,
                 pip_requirements=[f"{name}=={_installed(name)}" for name in EXACT],
-                metadata={KEY: key},
-                tags={WEIGHTS: weights},
             )
-        # the block above ends the run; it goes on
-        self.client.update_run(run_id, status="RUNNING")
+            self.client.log_model_artifacts(model, str(folder))
+        self.client.finalize_logged_model(model, "READY")
+        self.client.log_outputs(run_id, [LoggedModelOutput(model, step=0)])
         if not self.client.search_registered_models(f"name = '{self.model}'"):
             self.client.create_registered_model(self.model)
-        return self._new_version(logged.model_id, run_id, {KEY: key, WEIGHTS: weights}, card)
+        return self._new_version(model, run_id, {KEY: key, WEIGHTS: weights}, card)
 
     @answering()
     def register_again(self, key: str | None, weights: str) -> int | None:
