@@ -94,11 +94,11 @@ def acts(data: Path, scratch: Path) -> list[Path]:
     """What each turn of the dialogues does (INFORM, REQUEST, ...), its speaker, and the dialogue it is of."""
     rows = []
     for dialogue in _dialogues(data):
-        for role, turn in _turns(dialogue):
+        for place, (role, turn) in enumerate(_turns(dialogue)):
             done = sorted({action["act"] for frame in turn["frames"] for action in frame["actions"]})
             rows.append(
                 {"text": turn["utterance"], "label": done, "acts": done, "speaker": role}
-                | {"document": dialogue["dialogue_id"]}
+                | {"document": dialogue["dialogue_id"], "id": f"{dialogue['dialogue_id']}/{place}"}
             )
     return [_jsonl(scratch / "acts.jsonl", rows)]
 

@@ -122,6 +122,7 @@ JOBS = {
         acts,
         {
             "task__labels": act_names,
+            "ingest__columns__id": "id",
             "ingest__columns__group": "document",
             "encode__max_tokens": 64,
             "train__learning_rate": 2e-4,
@@ -144,6 +145,7 @@ JOBS = {
                 },
             ],
             "ingest__columns__keep": ["acts", "speaker"],
+            "ingest__columns__id": "id",
             "ingest__columns__group": "document",
             "encode__max_tokens": 64,
             "train__learning_rate": 2e-4,
