@@ -97,6 +97,7 @@ class Bench:
         return self.task.model(backbone(self.task.kind, self.base, dropout, pretrained=True), dropout)
 
     def one_pass(self) -> float:
+        """Seconds that the encoder, and the head, take to read all texts once."""
         model = self.model().eval()
         start = time.perf_counter()
         for examples in (self.train, self.validation.examples):
@@ -104,6 +105,7 @@ class Bench:
         return time.perf_counter() - start
 
     def training(self, kept: bool) -> float:
+        """Seconds of a training of the head, with all texts kept or none."""
         if not kept:
             shutil.rmtree(self.workspace.states, ignore_errors=True)
         model, examples = self.model(), [self.train, self.validation.examples]
