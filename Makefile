@@ -13,7 +13,7 @@ IMAGE ?= staytuned
 BUILD_FLAGS ?=
 KILLS ?= 50
 
-.PHONY: run test test-slow check ui demo backtest lock image bench benchmark-training kill-training kill-loop watch-proof clean
+.PHONY: run test test-slow check ui demo backtest lock image bench benchmark-training benchmark-sweep kill-training kill-loop watch-proof clean
 
 run: $(INSTALLED)
 	@$(RUN) run
@@ -58,6 +58,10 @@ watch-proof: $(INSTALLED)
 # training beside transformers' Trainer, on a folder of public data: make benchmark-training DATA=FOLDER
 benchmark-training: $(INSTALLED)
 	$(BIN)/python benchmarks/training.py $(DATA)
+
+# the same, each side at its best; an hour, but it goes on where it was: make benchmark-sweep DATA=FOLDER
+benchmark-sweep: $(INSTALLED)
+	$(BIN)/python benchmarks/sweep.py $(DATA) benchmark-sweep
 
 # twelve arrivals of the example in a workspace of their own
 demo: $(INSTALLED)

@@ -75,6 +75,13 @@ CASES = [
     ({"train.learning_rate": "fast"}, "train.learning_rate: is 'fast'; should be a valid number"),
     ({"task.labels": [1, "a", "b"]}, "task.labels.0: is 1; should be a valid string"),
     ({"model": None}, "model: is None; should be a valid dictionary or instance of Model"),
+    # a frozen encoder leaves nothing to adapt, and a head that is too small to share
+    ({"train.frozen": "head"}, "train.frozen: is 'head'; should be 'encoder'"),
+    (
+        {"train.frozen": "encoder", "train.lora": {"rank": 2, "alpha": 4}},
+        "train.frozen and train.lora are both set: a frozen encoder has no adapters; set one to null",
+    ),
+    ({"train.frozen": "encoder", "train.processes": 2}, "train.processes: must be 1 where train.frozen is set, not 2"),
     # bounds
     ({"train.learning_rate": 0.0}, "train.learning_rate: is 0.0; should be greater than 0"),
     ({"train.clip": float("inf")}, "train.clip: is inf; should be a finite number"),

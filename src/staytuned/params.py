@@ -110,10 +110,7 @@ def _with_task(model: type[T], raw: Any) -> tuple[type[T], list[str]]:
             f"ingest.columns.{name}: is null, but task.name {raw['task']['name']!r} needs it; name a column"
             for name in unmapped
         ]
-        if not task.divisible and (raw["train"].get("micro_batch"), raw["train"].get("processes")) != (None, 1):
-            found.append(
-                "train: micro_batch must be null and processes 1: task.name's loss compares the rows of a batch"
-            )
+        found += _against_training(task, raw["task"]["name"], raw["train"])
         names = [metric.name for metric in task.metrics]
         found += [
             f"{key}.{name}: the task has no such metric; known: {', '.join(names)}"
@@ -123,6 +120,28 @@ def _with_task(model: type[T], raw: Any) -> tuple[type[T], list[str]]:
         ]
     with_task = create_model(model.__name__, __base__=model, task=(task.Options, ...))
     return with_task, [f"  {line}" for line in found]
+
+
+def _against_training(task: Any, name: str, train: dict[str, Any]) -> list[str]:
+    """What the section train says against the task, and against itself."""
+    found = []
+    if not task.divisible and (train.get("micro_batch"), train.get("processes")) != (None, 1):
+        found.append("train: micro_batch must be null and processes 1: task.name's loss compares the rows of a batch")
+    if train.get("frozen") is None:
+        return found
+    if not task.freezable:
+        found.append(
+            f"train.frozen: must be null: the model of task.name {name!r} has no head that reads an encoder's last "
+            "states alone"
+        )
+    if train.get("lora") is not None:
+        found.append("train.frozen and train.lora are both set: a frozen encoder has no adapters; set one to null")
+    if train.get("processes", 1) != 1:
+        found.append(
+            f"train.processes: must be 1 where train.frozen is set, not {train['processes']!r}: the head is too small "
+            "to share"
+        )
+    return found
 
 
 def _say(model: type[BaseModel], item: Any) -> str:

@@ -162,6 +162,7 @@ class Train(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     sharpness: Annotated[float, Field(ge=0)]
     lora: Lora | None
+    frozen: Literal["encoder"] | None
     clip: Positive
     evaluations_per_epoch: Count
     patience: Count

@@ -136,6 +136,11 @@ class Workspace:
         return self.pieces / "embeddings"
 
     @property
+    def states(self) -> Path:
+        """Folder of what frozen encoders said of texts, pieces too."""
+        return self.pieces / "states"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints of the training under way, a folder a training."""
         return self.pieces / "checkpoints"

@@ -144,8 +144,8 @@ def model_of(history: History, options: Train, before: Version | None) -> torch.
     """The base model under the task's head, or a version."""
     task = history.task
     model = task.model(backbone(task.kind, history.base, options.dropout, pretrained=True), options.dropout)
-    if options.lora:
-        raise TrainingError("a backtest trains all weights; set train.lora to null")
+    if options.lora or options.frozen:
+        raise TrainingError("a backtest trains all weights; set train.lora and train.frozen to null")
     if before:
         model.load_state_dict(before.weights)
     return model

@@ -1,24 +1,21 @@
 """What a base model can do before fine-tuning: its frozen embeddings, and a logistic regression on them."""
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy
-import pyarrow
-import pyarrow.compute
 import torch
 from sklearn.linear_model import LogisticRegression
 
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone, mask_of, mean_of_tokens, padded
+from staytuned.modelling.kept import name_of, said_of_texts
 from staytuned.models import fingerprint
-from staytuned.pieces import made_by, read_piece, write_piece
+from staytuned.pieces import made_by
 from staytuned.progress import track
-
-NAME = 16  # bytes of a text's hash
 
 
 def probabilities_before(
@@ -66,41 +63,18 @@ def kept_embeddings(base: Path, parts: Sequence[Examples], pieces: Path | None) 
         parts: Its token ids.
         pieces: Folder in which embeddings are kept; None: they are not.
     """
-    rows = [[ids.astype("<i4") for ids in part.lists("input_ids", range(len(part)))] for part in parts]
-    names = [[hashlib.blake2b(ids.tobytes(), digest_size=NAME).digest() for ids in part] for part in rows]
+    rows = [part.lists("input_ids", range(len(part))) for part in parts]
+    names = [[name_of(ids) for ids in part] for part in rows]
     texts = dict(zip(chain(*names), chain(*rows), strict=True))
     key = f"{fingerprint(base)} {torch.get_num_threads()} {made_by('modelling')}"
-    vectors = _kept(pieces, key, list(texts)) if pieces else {}
-    missing = {name: ids for name, ids in texts.items() if name not in vectors}
-    if missing:
-        encoder = encoder_of(base)
-        new = {name: _alone(encoder, ids) for name, ids in track(missing.items(), len(missing), "embedding")}
-        if pieces:
-            stacked = numpy.stack([*new.values()])
-            columns = {
-                "name": pyarrow.array([*new], pyarrow.binary(NAME)),
-                "vector": pyarrow.FixedSizeListArray.from_arrays(stacked.ravel(), stacked.shape[1]),
-            }
-            write_piece(
-                pieces / f"{hashlib.blake2b(b''.join(new)).hexdigest()[:32]}.arrow", key, pyarrow.table(columns)
-            )
-        vectors |= new
+    vectors = said_of_texts(pieces, key, texts, partial(_each_alone, base))
     return [numpy.stack([vectors[name] for name in part]) for part in names]
 
 
-def _kept(pieces: Path, key: str, names: list[bytes]) -> dict[bytes, numpy.ndarray]:
-    """The embeddings that are kept of some texts. Pieces of another model, and torn ones, go."""
-    found = dict[bytes, numpy.ndarray]()
-    wanted = pyarrow.array(names, pyarrow.binary(NAME))
-    for piece in sorted(pieces.glob("*")):
-        table = read_piece(piece, key)
-        if table is None:
-            piece.unlink()
-            continue
-        table = table.filter(pyarrow.compute.is_in(table["name"], wanted)).combine_chunks()
-        vectors = table["vector"].combine_chunks().flatten().to_numpy()
-        found |= zip(table["name"].to_pylist(), vectors.reshape(len(table), -1), strict=True) if len(table) else {}
-    return found
+def _each_alone(base: Path, texts: list[numpy.ndarray]) -> Iterator[numpy.ndarray]:
+    encoder = encoder_of(base)
+    for ids in track(texts, len(texts), "embedding"):
+        yield _alone(encoder, ids)
 
 
 def encoder_of(base: Path) -> Any:

@@ -34,25 +34,6 @@ def backbone(kind: str, folder: Path, dropout: float, pretrained: bool) -> Any:
     return with_quick_dropout(model)
 
 
-class PooledHead(torch.nn.Module):
-    """An encoder, the mean of its last hidden states over the tokens of a text, and a linear head.
-
-    The mean is what sentence encoders were trained to put their meaning into (Reimers & Gurevych 2019, section 3).
-    """
-
-    def __init__(self, encoder: Any, width: int, dropout: float) -> None:
-        super().__init__()
-        self.encoder = without_pooler(encoder)
-        self.dropout = Dropout(dropout)
-        self.head = fresh_linear(encoder.config.hidden_size, width)
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
-        """Logits, shape (rows, width), of token ids and their mask, both of shape (rows, tokens)."""
-        states = last_states(self.encoder, attention_mask, input_ids=input_ids, **inputs)
-        logits: torch.Tensor = self.head(self.dropout(mean_of_tokens(states, attention_mask)))
-        return logits
-
-
 class TokenHead(torch.nn.Module):
     """An encoder and a linear head on every token."""
 
@@ -62,10 +43,29 @@ class TokenHead(torch.nn.Module):
         self.dropout = Dropout(dropout)
         self.head = fresh_linear(encoder.config.hidden_size, width)
 
-    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
-        """Logits, shape (rows, tokens, width)."""
-        logits: torch.Tensor = self.head(self.dropout(last_states(self.encoder, **inputs)))
+    def forward(self, attention_mask: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
+        """Logits, shape (rows, tokens, width), of the encoder's inputs, each of shape (rows, tokens)."""
+        return self.top(self.read(last_states(self.encoder, attention_mask, **inputs), attention_mask))
+
+    def read(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """What the head reads of the last hidden states, shape (rows, tokens, hidden)."""
+        return states
+
+    def top(self, read: torch.Tensor) -> torch.Tensor:
+        """Logits of what the head reads."""
+        logits: torch.Tensor = self.head(self.dropout(read))
         return logits
+
+
+class PooledHead(TokenHead):
+    """A linear head on the mean of the encoder's last hidden states over the tokens of a text: logits (rows, width).
+
+    The mean is what sentence encoders were trained to put their meaning into (Reimers & Gurevych 2019, section 3).
+    """
+
+    def read(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The mean, shape (rows, hidden)."""
+        return mean_of_tokens(states, mask)
 
 
 class SpanHead(TokenHead):
@@ -74,9 +74,15 @@ class SpanHead(TokenHead):
     def __init__(self, encoder: Any, dropout: float) -> None:
         super().__init__(encoder, 2, dropout)
 
-    def forward(self, allowed: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, attention_mask: torch.Tensor, allowed: torch.Tensor, **inputs: torch.Tensor
+    ) -> torch.Tensor:
         """Logits, shape (windows, tokens, 2); ``allowed`` is true where a span may start or end."""
-        logits = super().forward(**inputs)
+        return self.top(last_states(self.encoder, attention_mask, **inputs), allowed)
+
+    def top(self, read: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Logits of what the head reads."""
+        logits = super().top(read)
         return logits.masked_fill(~allowed.unsqueeze(-1), torch.finfo(logits.dtype).min)
 
 

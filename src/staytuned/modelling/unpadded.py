@@ -43,14 +43,15 @@ class Rows:
     Args:
         mask: 1 at tokens and 0 at padding, which is on the right; shape (rows, tokens).
         heads: Of attention.
+        steady: How wide a row is padded depends on its own length alone.
     """
 
-    def __init__(self, mask: torch.Tensor, heads: int) -> None:
+    def __init__(self, mask: torch.Tensor, heads: int, steady: bool = False) -> None:
         self.shape = mask.shape
         lengths, order = mask.sum(dim=1).sort(descending=True, stable=True)
         which, self.positions = mask[order].nonzero(as_tuple=True)
         self.places = order[which] * mask.shape[1] + self.positions
-        self.groups = list(_groups(lengths.tolist(), heads))
+        self.groups = list(_groups(lengths.tolist(), heads, steady))
 
     def packed(self, values: torch.Tensor) -> torch.Tensor:
         """The values of tokens, shape (1, tokens of the batch, ...), of shape (rows, tokens, ...)."""
@@ -70,12 +71,21 @@ def last_states(encoder: Any, attention_mask: torch.Tensor, **inputs: torch.Tens
         attention_mask: 1 at tokens and 0 at padding, which is on the right; shape (rows, tokens).
         inputs: Its other inputs, each of shape (rows, tokens, ...).
     """
+    return _states(encoder, attention_mask, inputs, steady=False)
+
+
+def steady_states(encoder: Any, attention_mask: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
+    """The same, somewhat slower; among as many tokens, a row's do not depend on the other rows, to the last bit."""
+    return _states(encoder, attention_mask, inputs, steady=True)
+
+
+def _states(encoder: Any, mask: torch.Tensor, inputs: dict[str, torch.Tensor], steady: bool) -> torch.Tensor:
     first = first_position(encoder.config)
     states: torch.Tensor
-    if first is None or len(attention_mask) == 1 or attention_mask.is_cuda:  # a GPU is asked for no lengths
-        states = encoder(attention_mask=attention_mask, **inputs).last_hidden_state
+    if first is None or len(mask) == 1 or mask.is_cuda:  # a GPU is asked for no lengths
+        states = encoder(attention_mask=mask, **inputs).last_hidden_state
         return states
-    rows = Rows(attention_mask, encoder.config.num_attention_heads)
+    rows = Rows(mask, encoder.config.num_attention_heads, steady)
     packed = {name: rows.packed(values) for name, values in inputs.items()}
     with _attending(encoder.config):
         position_ids = rows.positions.unsqueeze(0) + first
@@ -103,20 +113,23 @@ def _attending(config: Any) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def _groups(lengths: list[int], heads: int) -> Iterator[Group]:
+def _groups(lengths: list[int], heads: int, steady: bool) -> Iterator[Group]:
     """Rows of these lengths, longest first, in groups."""
     start = tokens = 0
     while start < len(lengths):
         longest = max(lengths[start], WIDTH)
         least = SHORTEST * longest if longest > WIDTH else 0
+        if steady:
+            longest = -(-longest // WIDTH) * WIDTH
+            least = longest - WIDTH + 1 if longest > WIDTH else 0
         stop = next((i for i in range(start, len(lengths)) if lengths[i] < least), len(lengths))
-        yield _group(torch.tensor(lengths[start:stop]), longest, heads, tokens)
+        yield _group(torch.tensor(lengths[start:stop]), longest, heads, tokens, steady)
         tokens += sum(lengths[start:stop])
         start = stop
 
 
-def _group(lengths: torch.Tensor, longest: int, heads: int, first: int) -> Group:
-    """The group of rows of these lengths, whose tokens begin at ``first`` of the batch."""
+def _group(lengths: torch.Tensor, longest: int, heads: int, first: int, masked: bool) -> Group:
+    """The group of rows of these lengths, whose tokens begin at ``first`` of the batch; ``masked`` in any case."""
     count, head = int(lengths.sum()), torch.arange(heads)
     real = torch.arange(longest) < lengths.unsqueeze(1)
     row, place = real.nonzero(as_tuple=True)
@@ -125,7 +138,7 @@ def _group(lengths: torch.Tensor, longest: int, heads: int, first: int) -> Group
     take = token.unsqueeze(1) * heads + head.unsqueeze(1)
     back = (row.unsqueeze(1) * heads + head) * longest + place.unsqueeze(1)
     mask = ones = None
-    if not bool(real.all()):
+    if masked or not bool(real.all()):
         ones = real.float().repeat_interleave(heads, dim=0).unsqueeze(2)
         mask = ones.log().transpose(1, 2)
     lines = slice(first * heads, (first + count) * heads)

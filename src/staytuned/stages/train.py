@@ -29,6 +29,7 @@ from staytuned.training.cost import tokens_of
 from staytuned.training.loop import fit, make_deterministic, pick_device, steps_in
 from staytuned.training.origin import origin_of
 from staytuned.training.state import Point
+from staytuned.training.top_only import top_only
 from staytuned.workspace import Workspace
 
 
@@ -67,14 +68,19 @@ def _train(workspace: Workspace, params: Params) -> None:
         from staytuned.modelling.lora import with_lora
 
         model = with_lora(model, options.lora.rank, options.lora.alpha, options.dropout)
+    learner = model
+    if options.frozen:
+        learner = top_only(task, model, [train, validation.examples], workspace.states, pick_device(options.device))
     ranks.part_random_numbers(options.seed)
     checkpoints = Checkpoints(
         workspace.checkpoints, origin_of(workspace, params, fingerprinted, before), options.checkpoints
     )
     with closing(checkpoints), _shown(workspace.curve, steps_in(len(train), options), task) as (seen, step_done):
-        weights, best = fit(task, model, train, validation, options, seen, step_done, checkpoints)
+        weights, best = fit(task, learner, train, validation, options, seen, step_done, checkpoints)
     if not ranks.is_first():
         return
+    if options.frozen:
+        weights = model.state_dict() | weights
     _save(workspace.candidate, model, weights, base)
     learned = row_hashes({*train.names, *validation.examples.names})
     if before:

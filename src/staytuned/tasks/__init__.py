@@ -75,6 +75,7 @@ class Task(ABC):
     can_be_part: ClassVar[bool] = False  # of several: one example a row, one linear layer on the mean of its states
     labelled: ClassVar[bool] = True  # a row without a label is quarantined
     divisible: ClassVar[bool] = True  # a batch: its loss is the mean of that of its parts; False: it compares its rows
+    freezable: ClassVar[bool] = False  # its model is a ``TokenHead``: with ``train.frozen`` it alone learns
     formats: ClassVar[dict[str, Format]] = {}  # readers of further endings of files, such as ``.conll``
     kind: str = "AutoModel"  # class of transformers that its models are loaded by; it may depend on the options
     metrics: tuple[Metric, ...]  # the first selects the best evaluation, and rules the gate

@@ -45,6 +45,7 @@ class MultiLabelClassification(Task):
     Options = Options
     columns = ("text", "label")
     can_be_part = True
+    freezable = True
     metrics = (
         Metric("macro_f1", "macro-F1"),
         Metric("micro_f1", "micro-F1"),

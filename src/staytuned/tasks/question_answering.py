@@ -74,6 +74,7 @@ class QuestionAnswering(Task):
 
     Options = Options
     columns = ("text", "text_pair", "label")
+    freezable = True
     formats = {".json": read_squad}
     metrics = (Metric("f1", "F1"), Metric("exact_match", "exact match"))
     before = "the sentence with most words of the question"

@@ -75,6 +75,7 @@ class RelationExtraction(TextClassification):
     Options = Options
     columns = ("text", "label")
     can_be_part = False
+    freezable = False  # the vectors of the markers are learned, and the encoder reads them
     formats = {".txt": semeval_2010_task_8}
     metrics = (Metric("macro_f1", "macro-F1 of the relations"), Metric("accuracy", "accuracy"))
     start = {

@@ -73,6 +73,7 @@ class SeveralTasks(Task):
 
     Options = Options
     columns = ("text",)
+    freezable = True
     before = "what there was before, part by part"
     start = {
         "task": {

@@ -78,6 +78,7 @@ class TextClassification(Task):
     Options: ClassVar[type[TaskOptions]] = Options
     columns: ClassVar[tuple[str, ...]] = ("text",)
     can_be_part: ClassVar[bool] = True
+    freezable: ClassVar[bool] = True
     metrics: tuple[Metric, ...] = (
         Metric("macro_f1", "macro-F1"),
         Metric("accuracy", "accuracy"),

@@ -54,6 +54,7 @@ class TextRegression(Task):
     Options = Options
     columns = ("text", "label")
     can_be_part = True
+    freezable = True
     metrics = (
         Metric("mae", "mean absolute error", higher_is_better=False),
         Metric("spearman", "Spearman correlation"),

@@ -60,6 +60,7 @@ class TokenClassification(Task):
     """
 
     Options = Options
+    freezable = True
     formats = {".conll": sentences, ".iob": sentences}
     metrics = (
         Metric("f1", "entity F1"),

@@ -26,7 +26,7 @@ def champion_to_start_from(workspace: Workspace) -> Path | None:
 
 def continued(options: Train) -> Train:
     """The options where training goes on: a lower rate forgets less, and the head does not start from nothing."""
-    rate = options.learning_rate * options.continued_rate
+    rate = (options.head_learning_rate if options.frozen else options.learning_rate) * options.continued_rate
     return options.model_copy(update={"learning_rate": rate, "head_learning_rate": rate})
 
 

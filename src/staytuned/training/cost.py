@@ -10,7 +10,12 @@ from staytuned.workspace import Workspace
 
 
 def tokens_of(examples: Examples, options: Train) -> int:
-    """Tokens of all epochs, twice with sharpness-aware steps; early stopping may save some."""
+    """Tokens of all epochs, twice with sharpness-aware steps; early stopping may save some.
+
+    A frozen encoder reads each text once, or was asked about it before.
+    """
+    if options.frozen:
+        return int(examples.lengths.sum())
     return int(examples.lengths.sum()) * options.epochs * (2 if options.sharpness else 1)
 
 

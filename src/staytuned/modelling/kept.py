@@ -1,0 +1,70 @@
+"""What a model says of a text, kept in pieces: asked for once for each distinct text."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy
+import pyarrow
+import pyarrow.compute
+
+from staytuned.pieces import read_piece, write_piece
+
+T = TypeVar("T")
+
+NAME = 16  # bytes of a text's hash
+PART = 1000  # texts of a piece: so many are asked about again where the work is cut off
+
+
+def name_of(text: numpy.ndarray) -> bytes:
+    """The name of a text: a hash of its numbers."""
+    return hashlib.blake2b(text.astype("<i4").tobytes(), digest_size=NAME).digest()
+
+
+def said_of_texts(
+    folder: Path | None, key: str, texts: dict[bytes, T], ask: Callable[[list[T]], Iterable[numpy.ndarray]]
+) -> dict[bytes, numpy.ndarray]:
+    """What a model says of each text, float32 of shape (numbers,).
+
+    Args:
+        folder: Of these pieces alone; None: nothing is kept. Pieces of another key, and torn ones, go.
+        key: What it depends on beside the text, in any words.
+        texts: By their names.
+        ask: What the model says of texts, in their order; it must not depend on which of them are asked about together.
+    """
+    found = _kept(folder, key, list(texts)) if folder else {}
+    missing = [name for name in texts if name not in found]
+    if not missing:
+        return found
+    said = zip(missing, ask([texts[name] for name in missing]), strict=True)
+    while part := dict(islice(said, PART)):
+        if folder:
+            _keep(folder, key, part)
+        found |= part
+    return found
+
+
+def _keep(folder: Path, key: str, part: dict[bytes, numpy.ndarray]) -> None:
+    ends = numpy.cumsum([0, *map(len, part.values())])
+    numbers = pyarrow.LargeListArray.from_arrays(ends, numpy.concatenate([*part.values()]))
+    columns = {"name": pyarrow.array([*part], pyarrow.binary(NAME)), "numbers": numbers}
+    write_piece(folder / f"{hashlib.blake2b(b''.join(part)).hexdigest()[:32]}.arrow", key, pyarrow.table(columns))
+
+
+def _kept(folder: Path, key: str, names: list[bytes]) -> dict[bytes, numpy.ndarray]:
+    """What is kept of some texts."""
+    found = dict[bytes, numpy.ndarray]()
+    wanted = pyarrow.array(names, pyarrow.binary(NAME))
+    for piece in sorted(folder.glob("*")):
+        table = read_piece(piece, key)
+        if table is None:
+            piece.unlink()
+            continue
+        table = table.filter(pyarrow.compute.is_in(table["name"], wanted))
+        lists = table["numbers"].combine_chunks()
+        ends, numbers = lists.offsets.to_numpy(), lists.values.to_numpy()
+        for name, start, end in zip(table["name"].to_pylist(), ends, ends[1:], strict=False):
+            found[name] = numbers[start:end]
+    return found
