@@ -11,7 +11,7 @@ from typing import Any
 import pandas
 import pytest
 from ruamel.yaml import YAML
-from shell import staytuned
+from shell import no_room, staytuned
 from test_road import run
 from tiny import make_rows, make_workspace, set_params, write_csv
 
@@ -19,6 +19,7 @@ from staytuned import scoring
 from staytuned.data import batches
 from staytuned.data.readers import Reader
 from staytuned.data.sides import TEST, rows_of
+from staytuned.errors import is_full
 from staytuned.files import read_json, sha256, write_json
 from staytuned.params import Params
 from staytuned.stages import drift, encode, evaluate, split, train, validate
@@ -172,6 +173,27 @@ def test_the_same_rows_give_the_same_bytes_whatever_is_in_the_piece_store(worksp
     shutil.rmtree(workspace.drift)
     drifted(workspace)
     assert files(workspace.drift) == first
+
+
+def test_a_full_disk_at_any_write_leaves_nothing_half_written_and_the_next_try_is_whole(workspace: Workspace) -> None:
+    add(workspace, alike()[1])
+    drifted(workspace)
+    whole = files(workspace.drift)
+    sizes = {path.name: path.stat().st_size for path in workspace.drift.iterdir()}
+    smallest = min((name for name in sizes if name.endswith(".png")), key=sizes.__getitem__)
+    assert sizes["drift.json"] < sizes[smallest] < sizes["report.html"]
+    for name in ("drift.json", smallest, "report.html"):
+        shutil.rmtree(workspace.drift)
+        with no_room(above=sizes[name] - 1), pytest.raises(OSError) as caught:
+            drifted(workspace)
+        assert is_full(caught.value) and name not in files(workspace.drift)
+        assert files(workspace.drift).items() <= whole.items()  # what is there is whole
+    shutil.rmtree(workspace.pieces)
+    with no_room(), pytest.raises(OSError) as caught:
+        drifted(workspace)
+    assert is_full(caught.value) and not [path for path in workspace.pieces.rglob("*") if path.is_file()]
+    drifted(workspace)
+    assert files(workspace.drift) == whole
 
 
 @pytest.fixture
