@@ -5,8 +5,8 @@ usage: python benchmarks/one_percent.py [ROWS] [BATCHES]
 The rows are random words of the example's texts, as long as its texts are, so that they are not near-duplicates of each
 other; the base model is the example's own. Each stage runs as DVC runs it. Four times are taken of it:
 
-- start: on 300 rows, when 10 more have come: imports, models, pictures; of drift, which looks at a number of rows that
-  its params give, on the same rows again;
+- start: on 700 rows, when 10 more have come: imports, models, pictures, the checks of behaviour, which change 100 test
+  rows; of drift, which looks at a number of rows that its params give, on the same rows again;
 - scratch: on ROWS rows, without a piece;
 - after: when 1 % more rows have come, a new candidate was trained and the one before it is champion;
 - same models: when 1 % more have come again, and no model is new.
@@ -39,7 +39,7 @@ from staytuned.start import init
 from staytuned.workspace import Workspace
 
 BOUND = 0.05
-FEW, NEW = 300, 10
+FEW, NEW = 700, 10
 STAGES = ("validate", "split", "encode", "drift", "evaluate")
 Seconds = dict[str, float]
 

@@ -60,10 +60,10 @@ def staytuned_in(room: int, workspace: Workspace, *words: object) -> subprocess.
 
 
 @contextmanager
-def no_room() -> Iterator[None]:
-    """No file may grow, for this very process: what is written to one fails as on a full disk."""
+def no_room(above: int = 0) -> Iterator[None]:
+    """No file may grow above so many bytes, for this very process: what is written then fails as on a full disk."""
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (above, most))
     try:
         yield
     finally:

@@ -1,14 +1,13 @@
 """Checkpoints: whatever cuts a training off, it comes out the same; and none is used that does not fit."""
 
-import resource
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
+from shell import no_room
 from test_loop import examples_of, tuned, validation_side, workspace  # noqa: F401 - a fixture
 
 from staytuned import tasks
@@ -177,17 +176,6 @@ def test_the_newest_are_kept(workspace: Workspace, params: Params, tmp_path: Pat
     assert len(list(tmp_path.glob("*/*"))) == 2 * keep
 
 
-@contextmanager
-def no_file_larger_than(size: int) -> Iterator[None]:
-    """For this process: writing more fails as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_on_a_full_disk_training_goes_on_and_says_so(
     workspace: Workspace,
     params: Params,
@@ -196,7 +184,7 @@ def test_on_a_full_disk_training_goes_on_and_says_so(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = [sha256(file) for file in checkpoints_in(store)]
-    with no_file_larger_than(4096):
+    with no_room(above=4096):
         weights, points = learn(workspace, params, store)
     assert points == whole[1] and same(weights, whole[0])
     assert [sha256(file) for file in checkpoints_in(store)] == before

@@ -289,6 +289,7 @@ def test_replies_do_not_depend_on_the_reply_that_is_there_or_on_other_chats(chat
     assert together == said(*texts)
     assert said(chat("is it good?", "no"))[0].reply == together[0].reply == said("is it good?")[0].reply
     assert [one.tokens for one in together] == [2, 4, 0]
+    assert [task.from_json(json.loads(json.dumps(one))) for one in together] == together
     plainly = AutoModelForCausalLM.from_pretrained(chatty, dtype=torch.float32)
     ids = torch.tensor([tokenizer.encode(task.template.render(turns_of(texts[0]))).ids])  # type: ignore[union-attr]
     with torch.inference_mode():

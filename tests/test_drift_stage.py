@@ -8,17 +8,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 from ruamel.yaml import YAML
-from shell import staytuned
+from shell import no_room, staytuned
 from test_road import run
 from tiny import make_rows, make_workspace, set_params, write_csv
 
+from staytuned import scoring
 from staytuned.data import batches
 from staytuned.data.readers import Reader
+from staytuned.data.sides import TEST, rows_of
+from staytuned.errors import is_full
 from staytuned.files import read_json, sha256, write_json
 from staytuned.params import Params
-from staytuned.stages import drift, encode, split, train, validate
+from staytuned.stages import drift, encode, evaluate, split, train, validate
 from staytuned.workspace import Workspace
 
 pytestmark = pytest.mark.xdist_group("great expectations")  # one worker imports it
@@ -160,7 +164,7 @@ def test_the_same_rows_give_the_same_bytes_whatever_is_in_the_piece_store(worksp
     drifted(workspace)
     first = files(workspace.drift)
     pieces = sorted(piece for name in ("drift", "embeddings") for piece in (workspace.pieces / name).iterdir())
-    assert [piece.parent.name for piece in pieces] == ["drift", "drift", "embeddings"]
+    assert {piece.parent.name for piece in pieces} == {"drift", "embeddings"}
     for piece in pieces:
         if spoil == "gone":
             piece.unlink()
@@ -169,6 +173,76 @@ def test_the_same_rows_give_the_same_bytes_whatever_is_in_the_piece_store(worksp
     shutil.rmtree(workspace.drift)
     drifted(workspace)
     assert files(workspace.drift) == first
+
+
+def test_a_full_disk_at_any_write_leaves_nothing_half_written_and_the_next_try_is_whole(workspace: Workspace) -> None:
+    add(workspace, alike()[1])
+    drifted(workspace)
+    whole = files(workspace.drift)
+    sizes = {path.name: path.stat().st_size for path in workspace.drift.iterdir()}
+    smallest = min((name for name in sizes if name.endswith(".png")), key=sizes.__getitem__)
+    assert sizes["drift.json"] < sizes[smallest] < sizes["report.html"]
+    for name in ("drift.json", smallest, "report.html"):
+        shutil.rmtree(workspace.drift)
+        with no_room(above=sizes[name] - 1), pytest.raises(OSError) as caught:
+            drifted(workspace)
+        assert is_full(caught.value) and name not in files(workspace.drift)
+        assert files(workspace.drift).items() <= whole.items()  # what is there is whole
+    shutil.rmtree(workspace.pieces)
+    with no_room(), pytest.raises(OSError) as caught:
+        drifted(workspace)
+    assert is_full(caught.value) and not [path for path in workspace.pieces.rglob("*") if path.is_file()]
+    drifted(workspace)
+    assert files(workspace.drift) == whole
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The rows that a model is asked about from now on."""
+    found, ask = list[str](), scoring._asked
+
+    def listening(predictor: Any, rows: pandas.DataFrame, examples: Any) -> Any:
+        found.extend(rows["row"])
+        return ask(predictor, rows, examples)
+
+    monkeypatch.setattr(scoring, "_asked", listening)
+    return found
+
+
+def test_the_champion_is_asked_about_new_rows_alone(workspace: Workspace, asked: list[str]) -> None:
+    add(workspace, alike()[1][:100])
+    drifted(workspace)
+    assert len(asked) > 100
+    asked.clear()
+    new = alike()[1][100:140]
+    add(workspace, new)
+    drifted(workspace)
+    assert sorted(asked) == sorted(f"shop:{row['id']}" for row in new)
+    kept, report = len(list((workspace.pieces / "drift").iterdir())), files(workspace.drift)
+    asked.clear()
+    drifted(workspace)
+    assert asked == []
+    shutil.rmtree(workspace.pieces / "drift")
+    drifted(workspace)
+    assert files(workspace.drift) == report and len(list((workspace.pieces / "drift").iterdir())) == kept
+
+
+def test_what_was_asked_by_evaluate_is_not_asked_again_nor_the_other_way_round(
+    workspace: Workspace, asked: list[str]
+) -> None:
+    add(workspace, alike()[1])
+    drifted(workspace)
+    alone, by_drift = files(workspace.drift), set(asked)
+    params = Params.read(workspace.params)
+    encode.run(workspace, params)
+    asked.clear()
+    evaluate.run(workspace, params)
+    tested = set(rows_of(workspace, TEST)["row"])
+    assert by_drift & tested and set(asked) == tested - by_drift
+    shutil.rmtree(workspace.pieces / "drift")
+    asked.clear()
+    drifted(workspace)
+    assert files(workspace.drift) == alone and set(asked) == by_drift - tested
 
 
 def test_the_page_shows_what_moved_and_loads_nothing_from_elsewhere(

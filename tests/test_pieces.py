@@ -13,17 +13,21 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny import make_rows, make_workspace, set_params, write_csv
 
+from staytuned import scoring
 from staytuned.data import batches
 from staytuned.data.readers import Reader
-from staytuned.data.sides import KEPT_OUT, rows_of
+from staytuned.data.sides import KEPT_OUT, LOT, lots, rows_of
+from staytuned.drift.rows import newest
 from staytuned.files import read_json, sha256
 from staytuned.params import Params
 from staytuned.pieces import Pieces, made_by, read_piece, row_groups, write_piece
 from staytuned.predictor import Predictor
-from staytuned.stages import encode, evaluate, split, train, validate
+from staytuned.stages import encode, split, train, validate
 from staytuned.workspace import Workspace
 
 pytestmark = pytest.mark.xdist_group("great expectations")  # one worker imports it
@@ -68,6 +72,18 @@ def test_a_piece_is_made_once_and_goes_when_nobody_asks_for_it(tmp_path: Path) -
     with Pieces(tmp_path / "pieces", "other code") as pieces:
         get(pieces, "a")
     assert made[-1] == "a" and len(list((tmp_path / "pieces").iterdir())) == 1
+
+
+def test_a_piece_that_is_kept_beside_is_taken_over(tmp_path: Path) -> None:
+    with Pieces(tmp_path / "theirs", "code") as theirs:
+        theirs.keep("a", TABLE)
+        theirs.keep("b", TABLE)
+    with Pieces(tmp_path / "mine", "code", tmp_path / "theirs") as mine:
+        found = mine.read("a")
+        assert found is not None and found.equals(TABLE) and mine.read("c") is None
+    [kept] = (tmp_path / "mine").iterdir()
+    assert kept.read_bytes() == (tmp_path / "theirs" / kept.name).read_bytes()
+    assert len(list((tmp_path / "theirs").iterdir())) == 2
 
 
 def test_nothing_goes_where_work_failed(tmp_path: Path) -> None:
@@ -266,22 +282,28 @@ def asked(filled: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return workspace.candidate, rows
 
 
-def test_a_model_is_asked_about_a_batch_once(asked: tuple[Path, pandas.DataFrame], tmp_path: Path) -> None:
+def said(model: Path, rows: pandas.DataFrame, pieces: Pieces) -> numpy.ndarray:
+    """Probabilities by the model for test rows, which are numbered anew."""
+    rows = rows.reset_index(drop=True)
+    return numpy.stack(scoring.predictions(model, rows.assign(lot=lots(rows.assign(side="test"))), pieces))
+
+
+def test_a_model_is_asked_about_a_lot_once(asked: tuple[Path, pandas.DataFrame], tmp_path: Path) -> None:
     model, rows = asked
     known = rows[rows["batch"] != rows["batch"].iloc[-1]]
 
-    def said(folder: str, rows: pandas.DataFrame) -> numpy.ndarray:
+    def in_folder(folder: str, rows: pandas.DataFrame) -> numpy.ndarray:
         with Pieces(tmp_path / folder, "code") as pieces:
-            return numpy.stack(evaluate.predictions(model, rows, pieces))
+            return said(model, rows, pieces)
 
-    some, before = said("kept", known), list((tmp_path / "kept").iterdir())
-    step_by_step = said("kept", rows)
+    some, before = in_folder("kept", known), list((tmp_path / "kept").iterdir())
+    step_by_step = in_folder("kept", rows)
     after = set((tmp_path / "kept").iterdir())
     assert after > set(before) and len(after) == len(before) + 1
-    assert (step_by_step == said("new", rows)).all() and (step_by_step[: len(known)] == some).all()
+    assert (step_by_step == in_folder("new", rows)).all() and (step_by_step[: len(known)] == some).all()
     assert step_by_step == pytest.approx(numpy.stack(Predictor(model).predict(rows)), abs=1e-6)
     before[0].write_bytes(b"torn")
-    assert (step_by_step == said("kept", rows)).all()
+    assert (step_by_step == in_folder("kept", rows)).all()
 
 
 def test_another_models_answers_are_not_taken(asked: tuple[Path, pandas.DataFrame], tmp_path: Path) -> None:
@@ -291,6 +313,35 @@ def test_another_models_answers_are_not_taken(asked: tuple[Path, pandas.DataFram
     weights["head.bias"] += 1 + torch.arange(len(weights["head.bias"]))
     save_file(weights, other / "model.safetensors")
     with Pieces(tmp_path / "pieces", "code") as pieces:
-        evaluate.predictions(model, rows, pieces)
-        said = numpy.stack(evaluate.predictions(other, rows, pieces))
-    assert said == pytest.approx(numpy.stack(Predictor(other).predict(rows)), abs=1e-6)
+        said(model, rows, pieces)
+        theirs = said(other, rows, pieces)
+    assert theirs == pytest.approx(numpy.stack(Predictor(other).predict(rows)), abs=1e-6)
+
+
+# Each row's batch, side and group, in the order of arrival: batch by batch.
+ARRIVED = st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 9)), max_size=60), min_size=1, max_size=4)
+
+
+@given(ARRIVED)
+def test_a_lot_is_of_one_side_of_a_batch_and_stays_as_it_is_when_more_come(
+    arrived: list[list[tuple[str, int]]],
+) -> None:
+    rows = pandas.DataFrame(
+        [(batch, side, f"{side}{group}") for batch, rows in enumerate(arrived) for side, group in rows],
+        columns=["batch", "side", "group"],
+    )
+    lot = lots(rows)
+    for _, part in rows.groupby(lot):
+        assert len(part) <= LOT and len(part[["batch", "side"]].drop_duplicates()) == 1
+    assert rows.groupby(["batch", "side"]).size().floordiv(-LOT).mul(-1).sum() == lot.nunique()
+    before = rows[rows["batch"] < len(arrived) - 1]
+    assert set(map(tuple, rows.index.groupby(lot).values())) >= set(
+        map(tuple, before.index.groupby(lots(before)).values())
+    )
+
+
+def test_the_newest_groups_are_in_few_lots_though_their_rows_are_not_together() -> None:
+    groups = random.Random(1).choices([f"g{number}" for number in range(100)], k=1000)
+    rows = pandas.DataFrame({"batch": "b", "side": "test", "group": groups})
+    lot = lots(rows)
+    assert lot[newest(rows["group"], 160)].nunique() <= 160 / LOT + 1 < lot[-160:].nunique()

@@ -34,11 +34,13 @@ class Pieces:
     Args:
         folder: Of these pieces alone.
         made_by: What all of them depend on, in any words.
+        beside: Folder of others, of the same kind, which are taken over where they are asked for.
     """
 
-    def __init__(self, folder: Path, made_by: str) -> None:
+    def __init__(self, folder: Path, made_by: str, beside: Path | None = None) -> None:
         self._folder = folder
         self._made_by = made_by
+        self._beside = beside
         self._asked: set[Path] = set()
 
     def __enter__(self) -> "Pieces":
@@ -53,7 +55,13 @@ class Pieces:
 
     def read(self, key: str) -> pyarrow.Table | None:
         """The piece made from ``key``; None where there is none that is whole."""
-        return read_piece(self._path(key), self._made_by + key)
+        path, key = self._path(key), self._made_by + key
+        found = read_piece(path, key)
+        if found is None and self._beside:
+            found = read_piece(self._beside / path.name, key)
+            if found is not None:
+                write_piece(path, key, found)
+        return found
 
     def keep(self, key: str, table: pyarrow.Table) -> pyarrow.Table:
         """Keep a table as the piece made from ``key``; returns what will be read."""

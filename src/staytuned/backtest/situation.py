@@ -54,9 +54,9 @@ def look_at(history: History, champion: Version, arrival: int) -> dict[str, Any]
     if report["enough"]:
         model = model_of(history, history.params.train, champion)
 
-        def say(frame: pandas.DataFrame, name: str) -> Said:
+        def say(frame: pandas.DataFrame) -> Said:
             rows = frame.reset_index(drop=True)
-            return Said(**answered(history.task, predict(history, model, rows), rows))
+            return answered(history.task, predict(history, model, rows), rows)
 
         vectors = history.vectors[numpy.concatenate(places)]
         is_unseen = (reference["side"] == TEST).to_numpy()  # groups never change sides

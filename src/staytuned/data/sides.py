@@ -15,6 +15,7 @@ from staytuned.sections import Split
 from staytuned.workspace import Workspace
 
 TRAIN, VALIDATION, TEST, KEPT_OUT = "train", "validation", "test", "kept out"
+LOT = 16  # rows: of fewer each takes longer, of more there are more that nobody wanted
 TRAINED_ON = "trained_on.u64"  # of a model's folder: hashes of the rows that it learned from or was stopped by
 
 
@@ -50,3 +51,18 @@ def rows_of(workspace: Workspace, side: str) -> pandas.DataFrame:
     here = pyarrow.compute.equal(split["side"], side)
     frame: pandas.DataFrame = rows.filter(here).to_pandas()
     return frame.assign(group=split.filter(here)["group"].to_pandas())
+
+
+def lots(rows: pandas.DataFrame) -> pandas.Series:
+    """The number of each row's lot: of up to 16 rows of one side of a batch, that a model is asked about together.
+
+    Groups stand in the order in which they end, so that the newest whole groups are in few lots.
+
+    Args:
+        rows: All of one side or of several, in the order of arrival, with ``batch``, ``side`` and ``group``.
+    """
+    place = pandas.Series(numpy.arange(len(rows)), rows.index)
+    end = place.groupby([rows["batch"], rows["group"]]).transform("max")
+    ordered = rows.iloc[numpy.lexsort((place, end))]
+    part = ordered.groupby(["batch", "side"]).cumcount() // LOT
+    return ordered.groupby(["batch", "side", part]).ngroup().reindex(rows.index).rename("lot")

@@ -1,23 +1,18 @@
 """What the champion says of rows, how sure it is, and how good that is."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy
 import pandas
-import pyarrow
 
 from staytuned.entry_points import class_at
-from staytuned.files import read_json, sha256
-from staytuned.models import fingerprint
-from staytuned.pieces import made_by, read_piece, write_piece
+from staytuned.files import read_json
 
 if TYPE_CHECKING:
+    from staytuned.pieces import Pieces
     from staytuned.tasks import Task
-
-CONTENT = ["text", "text_pair", "label"]
 
 
 @dataclass(frozen=True)
@@ -38,32 +33,25 @@ def task_of(folder: Path) -> "Task":
     return task
 
 
-def said(folder: Path, frame: pandas.DataFrame, piece: Path) -> Said:
-    """The champion's predictions for a frame, out of the piece if it was made from these rows by this model.
+def said(folder: Path, frame: pandas.DataFrame, together: pandas.DataFrame, pieces: "Pieces") -> Said:
+    """The champion's predictions for a frame.
 
     Args:
         folder: The champion's.
         frame: Rows to predict, at least one.
-        piece: Where the piece store keeps them.
+        together: With all rows that are asked about together with them, and their ``lot``.
+        pieces: Where answers are kept.
     """
-    import torch
+    from staytuned.scoring import predictions
 
-    rows = hashlib.sha256(frame[CONTENT].to_json(orient="values").encode()).hexdigest()
-    made = made_by("drift/answers.py", "predictor.py", "tasks", "modelling")
-    key = f"{fingerprint(folder)} {sha256(folder / 'staytuned.json')} {torch.get_num_threads()} {made} {rows}"
-    table = read_piece(piece, key)
-    if table is None:
-        from staytuned.predictor import Predictor
-
-        champion = Predictor(folder)
-        known = answered(champion.task, champion.predict(frame), frame)
-        table = pyarrow.table({name: [values.tolist()] for name, values in known.items()})
-        write_piece(piece, key, table)
-    return Said(**{name: numpy.array(table[name][0].as_py()) for name in table.column_names})
+    wanted = together["lot"].isin(together["lot"][together["row"].isin(frame["row"])])
+    rows = together[wanted].reset_index(drop=True)
+    known = dict(zip(rows["row"], predictions(folder, rows, pieces), strict=True))
+    return answered(task_of(folder), [known[row] for row in frame["row"]], frame)
 
 
-def answered(task: "Task", predictions: list[Any], frame: pandas.DataFrame) -> dict[str, numpy.ndarray]:
-    """What is known of predictions for a frame, as arrays by name."""
+def answered(task: "Task", predictions: list[Any], frame: pandas.DataFrame) -> Said:
+    """What is known of predictions for a frame."""
     good = numpy.array([fault is None for fault in task.faults(frame)])
     judged = good & frame["label"].notna().to_numpy() if task.labelled else good
     places = numpy.flatnonzero(judged)
@@ -72,9 +60,4 @@ def answered(task: "Task", predictions: list[Any], frame: pandas.DataFrame) -> d
         rows = frame.iloc[places].reset_index(drop=True)
         statistics = task.statistics(rows, [predictions[place] for place in places])
     answers, confidence = task.sureness(predictions) or ([], numpy.empty(0))
-    return {
-        "answers": numpy.array(answers, str),
-        "confidence": confidence,
-        "judged": judged,
-        "statistics": statistics,
-    }
+    return Said(numpy.array(answers, str), confidence, judged, statistics)

@@ -4,7 +4,7 @@ import pandas
 import pyarrow
 import pyarrow.parquet
 
-from staytuned.data.sides import KEPT_OUT
+from staytuned.data.sides import KEPT_OUT, lots
 from staytuned.sections import Drift
 from staytuned.workspace import Workspace
 
@@ -13,11 +13,12 @@ LEAST = {"reference": 20, "window": 5}  # groups: 53,130 ways to draw 5 of 25; o
 
 def reference_and_window(
     workspace: Workspace, known: list[str], options: Drift
-) -> tuple[pandas.DataFrame, pandas.DataFrame]:
-    """The newest rows of the champion's batches and the newest of later ones, in the order of arrival.
+) -> tuple[pandas.DataFrame, pandas.DataFrame, pandas.DataFrame]:
+    """The newest rows of the champion's batches and the newest of later ones, in the order of arrival; and their lots.
 
     Of both whole groups, as of the split, and rows of all its sides: what the base model and the labels say of a row
-    does not depend on who was trained on it. Rows that were kept out of the sides are left out.
+    does not depend on who was trained on it. Rows that were kept out of the sides are left out. The third are all rows
+    that are asked about together with one of these, themselves too, with the number of their ``lot``.
 
     Args:
         workspace: With accepted rows and their split.
@@ -26,14 +27,21 @@ def reference_and_window(
     """
     table = pyarrow.parquet.read_table(workspace.accepted)
     split = pyarrow.parquet.read_table(workspace.split, columns=["side", "group"]).to_pandas()
-    is_known = table["batch"].to_pandas().isin(known)
-    found = []
+    split = split.assign(batch=table["batch"].to_pandas())[split["side"] != KEPT_OUT]
+    is_known = split["batch"].isin(known)
+    chosen = []
     for here, limit in ((is_known, options.reference), (~is_known, options.window)):
-        groups = split["group"][here & (split["side"] != KEPT_OUT)]
-        places = groups.index[newest(groups, limit)]
-        frame = table.take(pyarrow.array(places)).to_pandas()
-        found.append(frame.assign(group=groups[places].to_numpy()))
-    return found[0], found[1]
+        groups = split["group"][here]
+        chosen.append(groups[newest(groups, limit)])
+    lot = lots(split)
+    together = lot[lot.isin(lot[pandas.concat(chosen).index])]
+    return _taken(table, chosen[0]), _taken(table, chosen[1]), _taken(table, together)
+
+
+def _taken(table: pyarrow.Table, column: pandas.Series) -> pandas.DataFrame:
+    """The rows whose places are the index of a column, with that column."""
+    frame: pandas.DataFrame = table.take(pyarrow.array(column.index)).to_pandas()
+    return frame.assign(**{str(column.name): column.to_numpy()})
 
 
 def newest(groups: pandas.Series, limit: int) -> pandas.Series:

@@ -33,10 +33,10 @@ def run(workspace: Workspace, params: Params) -> None:
     rows = None
     if champion:
         known = read_json(workspace.pin / "champion" / "staytuned.json").get("batches", [])  # older ones do not say
-        reference, window = reference_and_window(workspace, known, params.drift)
+        reference, window, together = reference_and_window(workspace, known, params.drift)
         measure_sizes(report, reference, window)
         if report["enough"]:
-            rows = compare(workspace, params, reference, window, report)
+            rows = compare(workspace, params, (reference, window, together), report)
     report["said"] = in_words(report)
     write_json(workspace.drift / "drift.json", report)
     write_pages(workspace.drift, report, rows)
@@ -66,27 +66,34 @@ def measure_sizes(report: dict[str, Any], reference: pandas.DataFrame, window: p
 
 
 def compare(
-    workspace: Workspace, params: Params, reference: pandas.DataFrame, window: pandas.DataFrame, report: dict[str, Any]
+    workspace: Workspace,
+    params: Params,
+    frames: tuple[pandas.DataFrame, pandas.DataFrame, pandas.DataFrame],
+    report: dict[str, Any],
 ) -> Compared:
-    """Compare the rows; fills in the report and returns the rows as they were looked at."""
+    """Compare reference and window, the first two frames; fills in the report and returns the rows as looked at."""
     from transformers.utils import logging
+
+    from staytuned.scoring import kept_in
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     set_threads(params.train.threads)
-    folder, pieces = workspace.pin / "champion", workspace.pieces / "drift"
+    folder = workspace.pin / "champion"
+    reference, window, together = frames
     base = find_base(params.model.base, [workspace.root / name for name in params.model.folders])
     texts = texts_of(pandas.concat([reference, window], ignore_index=True))
-    return look(
-        params,
-        task_of(folder),
-        reference,
-        window,
-        unseen_groups(reference, folder),
-        embedded(texts, base, params.encode.max_tokens, workspace.embeddings),
-        lambda frame, name: said(folder, frame, pieces / f"{name}.arrow"),
-        report,
-    )
+    with kept_in(workspace.pieces, "drift", "evaluate") as pieces:
+        return look(
+            params,
+            task_of(folder),
+            reference,
+            window,
+            unseen_groups(reference, folder),
+            embedded(texts, base, params.encode.max_tokens, workspace.embeddings),
+            lambda frame: said(folder, frame, together, pieces),
+            report,
+        )
 
 
 def look(
@@ -96,7 +103,7 @@ def look(
     window: pandas.DataFrame,
     is_unseen: numpy.ndarray,
     vectors: numpy.ndarray,
-    say: Callable[[pandas.DataFrame, str], Said],
+    say: Callable[[pandas.DataFrame], Said],
     report: dict[str, Any],
 ) -> Compared:
     """The same, whatever the champion is kept in.
@@ -108,15 +115,15 @@ def look(
         window: Rows that came since.
         is_unseen: Which rows of the reference are of groups that it was not trained on.
         vectors: Embeddings of the rows of both.
-        say: What the champion says of a frame of the name ``reference`` or ``window``.
+        say: What the champion says of a frame.
         report: To be filled in.
     """
     frame = pandas.concat([reference, window], ignore_index=True)
     unseen = reference.reset_index(drop=True)[is_unseen]
-    of_window = say(window, "window")
+    of_window = say(window)
     of_reference = None
     if unseen["group"].nunique() >= LEAST["reference"]:
-        of_reference = say(unseen, "reference")
+        of_reference = say(unseen)
     measure(params, task, (unseen, of_reference) if of_reference else None, (window, of_window), report)
     rows = Compared(
         frame=frame,

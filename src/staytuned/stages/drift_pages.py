@@ -13,6 +13,7 @@ import pandas
 from staytuned.drift.checks import domain_scores
 from staytuned.drift.views import Compared, texts_of, words_in
 from staytuned.drift.words import telling_words
+from staytuned.files import replacing, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +72,7 @@ def write_pages(folder: Path, report: dict[str, Any], rows: Compared | None) -> 
         seen = {"more": more, "less": less, "sources": _sources(rows, scores), "examples": _examples(rows, scores)}
         seen["pictures"] = _pictures(folder, report, rows, scores, texts)
     template = jinja2.Environment(autoescape=True).from_string(PAGE)
-    (folder / "report.html").write_text(template.render(**report, **seen, figure=_figure), encoding="utf-8")
+    write_text(folder / "report.html", template.render(**report, **seen, figure=_figure))
 
 
 def _figure(value: float | None, between: list[float] | None = None) -> str:
@@ -140,7 +141,8 @@ def _pictures(
         draw[name](axes)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-        figure.savefig(folder / f"{name}.png", dpi=100, metadata={"Software": None})  # nothing of the machine in it
+        with replacing(folder / f"{name}.png") as file:
+            figure.savefig(file, format="png", dpi=100, metadata={"Software": None})  # nothing of the machine in it
         pyplot.close(figure)
         found[about["title"]] = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
     return found

@@ -1,27 +1,24 @@
 """Evaluate: base, candidate, champion and best version on the same test rows, in the same run."""
 
-import hashlib
 import itertools
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pandas
-import pyarrow
 from transformers.utils import logging
 
 from staytuned import behaviour, tasks
-from staytuned.data.sides import TEST, TRAIN, rows_of, unseen_by
+from staytuned.data.sides import TEST, TRAIN, lots, rows_of, unseen_by
 from staytuned.errors import DataError
 from staytuned.files import read_json, write_json
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.intervals import draw, interval, resampled
-from staytuned.models import find_base, fingerprint
+from staytuned.models import find_base
 from staytuned.params import Params
-from staytuned.pieces import Pieces, made_by
 from staytuned.predictor import Predictor, frame_of
 from staytuned.progress import busy
+from staytuned.scoring import kept_in, predictions
 from staytuned.sections import Evaluate
 from staytuned.stages.evaluate_pages import write_pages
 from staytuned.tasks import Side, Task
@@ -56,10 +53,10 @@ def run(workspace: Workspace, params: Params) -> None:
             "split.salt back to what it was"
         )
     said = {"base": task.predict_before(base, train, test)}
-    made = f"{made_by('predictor.py', 'tasks', 'modelling')} {params.train.threads}"
-    with busy("scoring the test rows"), Pieces(workspace.pieces / "outputs", made) as pieces:
+    asked = test.frame.assign(lot=lots(test.frame.assign(side=TEST)))
+    with busy("scoring the test rows"), kept_in(workspace.pieces, "evaluate", "drift") as pieces:
         for name, folder in folders.items():
-            said[name] = predictions(folder, test.frame, pieces)
+            said[name] = predictions(folder, asked, pieces)
     judged = {name: list(itertools.compress(predictions, fair)) for name, predictions in said.items()}
     report = compare(task, judged, test.frame[fair].reset_index(drop=True), params.evaluate)
     report["test"]["kept_from_judging"] = int((~fair).sum())
@@ -88,34 +85,6 @@ def examples(candidate: Predictor, frame: pandas.DataFrame) -> dict[str, Any]:
         "columns": [name for name in candidate.task.columns if name != "label"],
         "answers": candidate.task.table(candidate.predict(answered)),
     }
-
-
-def predictions(folder: Path, frame: pandas.DataFrame, pieces: Pieces) -> list[Any]:
-    """What a model says of rows, asked batch by batch: what it said of a batch is kept.
-
-    A candidate that is promoted is asked as champion about new rows only. Tasks that generate are asked about all.
-    """
-    predictor = Predictor(folder)
-    task, about = predictor.task, read_json(folder / "staytuned.json")
-    if type(task).predict is not Task.predict:
-        return predictor.predict(frame)
-    model = f"{fingerprint(folder)} {about['class']} {about['task']} {about['max_tokens']}"
-    found = []
-    for _, rows in frame.groupby("batch", sort=False):
-        content = rows[["text", "text_pair", "label"]].to_json(orient="values")
-        rows = rows.reset_index(drop=True)
-        examples = predictor.examples(rows)
-        make = partial(_outputs, predictor, examples)
-        table = pieces.get(f"{model} {hashlib.sha256(content.encode()).hexdigest()}", make)
-        shaped = zip(table["values"].to_numpy(), table["shape"].to_pylist(), strict=True)
-        found += task.decode(rows, examples, [values.reshape(shape) for values, shape in shaped])
-    return found
-
-
-def _outputs(predictor: Predictor, examples: Examples) -> pyarrow.Table:
-    outputs = predictor.task.outputs_of(predictor.model, examples)
-    shapes, values = ([list(one.shape) for one in outputs], [one.ravel() for one in outputs])
-    return pyarrow.table({"shape": shapes, "values": values})
 
 
 def pinned(workspace: Workspace) -> dict[str, Path]:

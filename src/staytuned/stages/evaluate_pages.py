@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
+from staytuned.files import replacing, write_text
 from staytuned.workspace import Workspace
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>staytuned: evaluation</title>
@@ -81,7 +82,7 @@ def write_pages(workspace: Workspace, report: dict[str, Any]) -> None:
     }
     template = jinja2.Environment(autoescape=True).from_string(PAGE)
     page = template.render(**report, per_class=per_class, columns=columns, pictures=pictures, titles=titles)
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    write_text(folder / "report.html", page)
 
 
 def _confusion(path: Path, labels: list[str], counts: list[list[int]]) -> None:
@@ -119,5 +120,6 @@ def _learning_curve(path: Path, curve: Path, title: str) -> None:
 
 
 def _close(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=110, metadata={"Software": None})  # nothing of the machine in the file
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=110, metadata={"Software": None})  # nothing of the machine in the file
     pyplot.close(figure)

@@ -158,6 +158,10 @@ class Task(ABC):
         """The prediction for each row of ``frame``, whose examples these are; a task that generates does that here."""
         return self.decode(frame, examples, self.outputs_of(model, examples))
 
+    def from_json(self, prediction: Any) -> Any:
+        """A prediction of a task that generates, as JSON has kept it, as it was; of other tasks outputs are kept."""
+        return prediction
+
     @abstractmethod
     def table(self, predictions: list[Any]) -> dict[str, list[Any]]:
         """Predictions as columns of strings and numbers, the first of them the answer."""
