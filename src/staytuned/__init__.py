@@ -13,6 +13,6 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-# How often a thread of torch looks whether the others are done before it sleeps. The 300,000 of GNU's OpenMP keep a core
-# for milliseconds, which another program could have used, or the very thread that is waited for.
+# How often a thread of torch looks whether the others are done before it sleeps. The 300,000 of GNU's OpenMP keep a
+# core for milliseconds, which another program could have used, or the very thread that is waited for.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")

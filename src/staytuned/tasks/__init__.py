@@ -134,6 +134,9 @@ class Task(ABC):
     def model(self, backbone: Any, dropout: float) -> "torch.nn.Module":
         """The model: what transformers loaded, with the task's head on it, whose weights begin with ``head.``."""
 
+    def look_at(self, train: Examples) -> None:  # noqa: B027 - most tasks need nothing
+        """Learn what the loss has to know of all examples, before training begins."""
+
     @abstractmethod
     def loss(self, outputs: "torch.Tensor", targets: Any) -> "torch.Tensor":
         """Mean loss of a batch."""

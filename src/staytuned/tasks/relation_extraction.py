@@ -5,19 +5,19 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import pandas
 import pyarrow
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 
 from staytuned.data.readers import Found
 from staytuned.errors import DataError, ParamsError
 from staytuned.modelling.examples import Examples, list_array
-from staytuned.sections import Name, TaskOptions, distinct
+from staytuned.sections import Name
 from staytuned.tasks import Batch, Metric
-from staytuned.tasks.text_classification import TextClassification, per_class
+from staytuned.tasks.text_classification import LabelOptions, TextClassification, per_class
 
 if TYPE_CHECKING:
     import torch
@@ -45,16 +45,10 @@ def semeval_2010_task_8(lines: Iterator[str]) -> Iterator[Found]:
             yield numbers[-1], {"text": "".join(found)}, 'is not number, tab and "text"; relation; comment'
 
 
-class Options(TaskOptions):
+class Options(LabelOptions):
     """Relations with their directions, and the one that means that there is none."""
 
-    labels: Annotated[list[Name], Field(min_length=2)]
     negative: Name | None
-
-    @field_validator("labels")
-    @classmethod
-    def _once(cls, value: list[str]) -> list[str]:
-        return distinct(value)
 
     @field_validator("negative")
     @classmethod

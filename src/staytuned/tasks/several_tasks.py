@@ -161,6 +161,11 @@ class SeveralTasks(Task):
             yield name, part, slice(start, start + part.width)
             start += part.width
 
+    def look_at(self, train: Examples) -> None:
+        """For every part."""
+        for name, part in self.parts.items():
+            part.look_at(train.under(name))
+
     def loss(self, outputs: "torch.Tensor", targets: Any) -> "torch.Tensor":
         """The sum of the parts' losses."""
         losses = [part.loss(outputs[:, here], targets[name]) for name, part, here in self._slices()]

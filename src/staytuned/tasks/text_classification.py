@@ -37,16 +37,22 @@ class RatingLabels(Section):
         return value
 
 
-class Options(TaskOptions):
-    """Labels in their order, and the number that they are made from, if they are."""
+class LabelOptions(TaskOptions):
+    """Labels in their order, and how far rare ones are preferred to what is likeliest (``look_at``)."""
 
     labels: Annotated[list[Name], Field(min_length=2)]
-    label_from_rating: RatingLabels | None
+    logit_adjustment: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     @field_validator("labels")
     @classmethod
     def _once(cls, value: list[str]) -> list[str]:
         return distinct(value)
+
+
+class Options(LabelOptions):
+    """The number that the labels are made from, if they are."""
+
+    label_from_rating: RatingLabels | None
 
     @classmethod
     def contradictions(cls, raw: dict[str, Any]) -> list[str]:
@@ -86,6 +92,7 @@ class TextClassification(Task):
     )
     before = "frozen embeddings with logistic regression"
     start = {"task": {"labels": ["negative", "neutral", "positive"], "label_from_rating": None}}
+    _offset: Any = 0.0  # of the logits, a number for each class
 
     @property
     def classes(self) -> list[str]:
@@ -140,11 +147,21 @@ class TextClassification(Task):
         """An output for each label."""
         return len(self.classes)
 
+    def look_at(self, train: Examples) -> None:
+        """Measure how frequent each class is; while it learns, its logit is raised by so much (Menon et al. 2021, 3.2).
+
+        It learns to say what it would if all classes were equally frequent, which macro-F1 rewards.
+        """
+        counts = (
+            numpy.bincount(train.column("class"), minlength=len(self.classes)) + 1
+        )  # one that is not there: as rare
+        self._offset = self.options.logit_adjustment * numpy.log(counts / counts.sum())
+
     def loss(self, outputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
-        """Cross-entropy."""
+        """Cross-entropy, of the logits as ``look_at`` has them."""
         from torch.nn.functional import cross_entropy
 
-        return cross_entropy(outputs, targets)
+        return cross_entropy(outputs + outputs.new_tensor(self._offset), targets)
 
     def decode(self, frame: pandas.DataFrame, examples: Examples, outputs: list[numpy.ndarray]) -> list[Any]:
         """Probabilities of the classes, float64."""

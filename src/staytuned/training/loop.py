@@ -66,6 +66,7 @@ def fit(
         TrainingError: a loss or a weight is not a finite number, or the memory does not suffice.
     """
     device = pick_device(params.device)
+    task.look_at(train)
     model.to(device).train()
     optimizer = make_optimizer(model, params)
     rates = [group["lr"] for group in optimizer.param_groups]
