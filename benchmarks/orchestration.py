@@ -76,7 +76,8 @@ def release_alone(workspace: Workspace) -> None:
         tracker = Tracker(workspace, params, registry, run_id)
         tracker.start()
         tracker.evidence()
-        outcome = release(workspace, params, registry, run_id)
+        with registry.reloader(params.train.threads) as reload:
+            outcome = release(workspace, params, registry, run_id, reload)
         tracker.finish({"outcome": outcome.decision.outcome, "version": outcome.version, "key": outcome.key})
 
 

@@ -15,7 +15,7 @@ from staytuned.progress import busy
 from staytuned.registry import pin
 from staytuned.registry.release import Release, finished, release
 from staytuned.registry.tracking import Tracker
-from staytuned.registry.versions import Registry
+from staytuned.registry.versions import Registry, Reload
 from staytuned.workspace import Workspace
 
 MAY_PASS = {BusyError.exit_status, RegistryError.exit_status}
@@ -48,11 +48,11 @@ def run_stage(workspace: Path, stage: str) -> bool:
     retry_condition_fn=may_pass,
     cache_policy=NO_CACHE,
 )
-def run_release(workspace: Path, run_id: str) -> Release:
+def run_release(workspace: Path, run_id: str, reload: Reload) -> Release:
     """Decide, register, promote."""
     space = Workspace(workspace)
     params = Params.read(space.params)
-    return release(space, params, Registry(space, params), run_id)
+    return release(space, params, Registry(space, params), run_id, reload)
 
 
 @flow(name="retrain", flow_run_name="retrain {workspace}", persist_result=False)
@@ -81,11 +81,14 @@ def retrain(workspace: str = ".", only_if_needed: bool = False) -> Release | Ans
         with registry.run() as run_id:
             tracker = Tracker(space, params, registry, run_id)
             tracker.start()
-            for stage in pipeline.stage_order(space):
+            *stages, last = pipeline.stage_order(space)
+            for stage in stages:
                 with tracker.following():
                     run_stage(space.root, stage)
-            tracker.evidence()
-            outcome = run_release(space.root, run_id)
+            with registry.reloader(params.train.threads) as reload:  # its process imports while the last stage runs
+                run_stage(space.root, last)
+                tracker.evidence()
+                outcome = run_release(space.root, run_id, reload)
             tracker.finish({"outcome": outcome.decision.outcome, "version": outcome.version, "key": outcome.key})
         tell(params, outcome)
     return outcome

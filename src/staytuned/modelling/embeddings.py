@@ -85,7 +85,7 @@ def encoder_of(base: Path) -> Any:
 
 @torch.inference_mode()
 def _alone(encoder: torch.nn.Module, ids: numpy.ndarray) -> numpy.ndarray:
-    row = torch.from_numpy(ids).long()[None]
+    row = torch.tensor(ids, dtype=torch.long)[None]
     mask = torch.ones_like(row)
     states = encoder(input_ids=row, attention_mask=mask).last_hidden_state
     unit: numpy.ndarray = torch.nn.functional.normalize(mean_of_tokens(states, mask), dim=1)[0].numpy()

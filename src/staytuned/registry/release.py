@@ -85,8 +85,15 @@ def finished(workspace: Workspace, params: Params) -> Release | None:
     return Release(key, decision, version, CHALLENGER if decision.outcome == "HOLD" else None)
 
 
-def release(workspace: Workspace, params: Params, registry: Registry, run_id: str) -> Release:
+def release(workspace: Workspace, params: Params, registry: Registry, run_id: str, reload: Reload) -> Release:
     """Take the candidate from its report to its alias; a road that was cut goes on where it was.
+
+    Args:
+        workspace: With the candidate and its report.
+        params: Of the workspace.
+        registry: Where it is registered.
+        run_id: The run of MLflow that it is logged to.
+        reload: Proves a version (``Registry.reloader``).
 
     Raises:
         BusyError: another is moving the champion, or has moved it since the candidate was judged.
@@ -101,7 +108,7 @@ def release(workspace: Workspace, params: Params, registry: Registry, run_id: st
         write_page(workspace, ledger.entries(), report, decision, None)
         outcome = Release(key, decision, None, None)
     else:
-        version = _registered(workspace, params, registry, ledger, entry, report, run_id)
+        version = _registered(workspace, params, registry, ledger, entry, report, run_id, reload)
         write_page(workspace, ledger.entries(), report, decision, version)
         if decision.outcome == "PROMOTE":
             _promote(workspace, registry, ledger, entry, report, version)
@@ -148,23 +155,23 @@ def _registered(
     entry: Entry,
     report: dict[str, Any],
     run_id: str,
+    reload: Reload,
 ) -> int:
     """The candidate's version, registered and proved."""
     key, weights = entry.facts["key"], entry.facts["weights"]
     decision = Decision(entry.facts["outcome"], entry.facts["reasons"])
-    with registry.reloader(params.train.threads) as reload:
-        with busy("copying data to the DVC remote"):
-            pipeline.push(workspace)  # never a registration whose data is not there
-        version: int | None = next(  # an old champion, judged again, is registered
-            (move.facts["version"] for move in reversed(promotions(ledger)) if move.facts["weights"] == weights),
-            registry.version_of(key),
-        )
-        if version is None:
-            with busy("registering the candidate"):
-                card = _card(workspace, params, report, decision)
-                version = registry.register(run_id, key, weights, *_example(workspace), card)
-        with busy("reloading it in a fresh process"):
-            _prove(workspace, reload, version)
+    with busy("copying data to the DVC remote"):
+        pipeline.push(workspace)  # never a registration whose data is not there
+    version: int | None = next(  # an old champion, judged again, is registered
+        (move.facts["version"] for move in reversed(promotions(ledger)) if move.facts["weights"] == weights),
+        registry.version_of(key),
+    )
+    if version is None:
+        with busy("registering the candidate"):
+            card = _card(workspace, params, report, decision)
+            version = registry.register(run_id, key, weights, *_example(workspace), card)
+    with busy("reloading it in a fresh process"):
+        _prove(workspace, reload, version)
     return version
 
 

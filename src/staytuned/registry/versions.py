@@ -243,7 +243,7 @@ class Registry:
     def reloader(self, threads: int) -> Iterator[Reload]:
         """What loads a registered version offline in a fresh process, elsewhere, by the version's own code.
 
-        The process starts here, and imports what it needs while the caller registers. The function that the block
+        A process starts here, and imports what it needs while the caller does other work. The function that the block
         gets takes a version and rows, and returns the version's outputs, flat.
 
         Raises:
@@ -254,24 +254,29 @@ class Registry:
             check = shutil.copy(Path(__file__).with_name("reload_check.py"), folder)
             command = [sys.executable, "-I", check, "rows.json", "outputs.npy"]
             environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-            with Popen(
-                command, cwd=folder, env=environment, text=True, stdin=PIPE, stdout=DEVNULL, stderr=PIPE
-            ) as process:
 
-                def reload(version: int, rows: "DataFrame") -> Any:
-                    import numpy
+            def start() -> Popen[str]:
+                return Popen(command, cwd=folder, env=environment, text=True, stdin=PIPE, stdout=DEVNULL, stderr=PIPE)
 
+            waiting = [start()]
+
+            def reload(version: int, rows: "DataFrame") -> Any:
+                import numpy
+
+                with waiting.pop() if waiting else start() as process:  # each is for one version
                     model = self.fetch(version, folder / "model")
                     rows.to_json(folder / "rows.json", orient="records")
                     said = process.communicate(f"{model}\n")[1]
-                    if process.returncode:
-                        raise RegistryError(f"version {version} does not load in a fresh process:\n{said[-2000:]}")
-                    return numpy.load(folder / "outputs.npy", allow_pickle=False)
+                if process.returncode:
+                    raise RegistryError(f"version {version} does not load in a fresh process:\n{said[-2000:]}")
+                return numpy.load(folder / "outputs.npy", allow_pickle=False)
 
-                try:
-                    yield reload
-                finally:
+            try:
+                yield reload
+            finally:
+                for process in waiting:
                     process.kill()
+                    process.communicate()
 
     @answering()
     def set_alias(self, alias: str, version: int) -> None:
