@@ -19,7 +19,8 @@ from staytuned.params import Params
 from staytuned.predictor import Predictor, frame_of
 from staytuned.stages import encode, evaluate, split, train, validate
 from staytuned.start import init
-from staytuned.tasks.sentence_pairs import Options, SentencePairs
+from staytuned.tasks.sentence_pairs import SentencePairs
+from staytuned.tasks.text_classification import LabelOptions
 from staytuned.workspace import Workspace
 
 LABELS = ["entailment", "neutral", "contradiction"]
@@ -32,7 +33,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def task() -> SentencePairs:
-    return SentencePairs(Options(name="sentence-pairs", labels=LABELS))
+    return SentencePairs(LabelOptions(name="sentence-pairs", labels=LABELS))
 
 
 def adapted(task: SentencePairs, base: Path, max_tokens: int) -> Tokenizer:

@@ -104,13 +104,14 @@ def _with_task(model: type[T], raw: Any) -> tuple[type[T], list[str]]:
     found = []
     with suppress(KeyError, TypeError, AttributeError):
         found += task.Options.contradictions(raw)
+    with suppress(KeyError, TypeError, AttributeError):
+        found += _against_training(task, raw["task"]["name"], raw["train"])
     with suppress(TypeError, AttributeError):
         unmapped = [name for name in task.columns if columns.get(name, "") is None]
         found += [
             f"ingest.columns.{name}: is null, but task.name {raw['task']['name']!r} needs it; name a column"
             for name in unmapped
         ]
-        found += _against_training(task, raw["task"]["name"], raw["train"])
         names = [metric.name for metric in task.metrics]
         found += [
             f"{key}.{name}: the task has no such metric; known: {', '.join(names)}"
