@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import numpy
+import pandas
 import pytest
 import urllib3
 from ruamel.yaml import YAML
@@ -21,7 +23,7 @@ from staytuned.files import read_json, sha256
 from staytuned.params import Params
 from staytuned.pipeline import stage_order
 from staytuned.registry.ledger import CONFIRMATION, DECISION, PROMOTION, Ledger
-from staytuned.registry.versions import alias_now, database
+from staytuned.registry.versions import Registry, alias_now, database
 from staytuned.road import prefect_settings
 from staytuned.workspace import Workspace
 
@@ -97,6 +99,15 @@ def test_the_moved_workspace_predicts_and_its_registry_loads_the_champion(road: 
         "import pandas; print(model.predict(pandas.DataFrame({'text': ['the lamp is lovely']})).label[0])"
     )
     assert run(road, sys.executable, "-c", code).strip() == said.stdout.split("\t")[0]
+
+
+def test_each_proof_of_a_version_has_a_fresh_process_of_its_own(road: Workspace) -> None:
+    registry = Registry(road, Params.read(road.params))
+    examples = read_json(road.evaluation / "examples.json")
+    with registry.reloader(threads=1) as reload:
+        found = [reload(1, pandas.DataFrame(examples["rows"], dtype="object")) for _ in ("a release", "its retry")]
+    assert numpy.array_equal(*found)
+    assert found[0] == pytest.approx(examples["outputs"], abs=1e-5)
 
 
 def test_a_file_of_rows_is_labelled_row_by_row(road: Workspace) -> None:
