@@ -7,7 +7,7 @@ A round measures four things, on copies of one tiny workspace:
 - flow: ``staytuned run`` from a batch to a champion, with a Prefect server of its own;
 - stages: the commands of dvc.yaml, one after the other, bare;
 - release: decision, copy to the DVC remote, MLflow record, registration, reload in a fresh process, promotion, in a
-  process of its own without Prefect. That is work, as the stages are, but the bound holds with it;
+  process of its own without Prefect. That is work, as the stages are, but it counts against the bound;
 - server: from the first request to an answer of a Prefect server that has to be started, imports not counted.
 """
 
@@ -64,6 +64,7 @@ def one_round(template: Path, folder: Path, order: list[str]) -> list[float]:
 def release_alone(workspace: Workspace) -> None:
     """What the flow does besides its stages, without Prefect."""
     from staytuned.registry.release import release
+    from staytuned.registry.reload import reloader
     from staytuned.registry.tracking import Tracker
     from staytuned.registry.versions import Registry
 
@@ -73,7 +74,7 @@ def release_alone(workspace: Workspace) -> None:
         tracker = Tracker(workspace, params, registry, run_id)
         tracker.start()
         tracker.evidence()
-        with registry.reloader(params.train.threads) as reload:
+        with reloader(registry, params.train.threads) as reload:
             outcome = release(workspace, params, registry, run_id, reload)
         tracker.finish({"outcome": outcome.decision.outcome, "version": outcome.version, "key": outcome.key})
 

@@ -4,8 +4,8 @@ usage: python benchmarks/recipes.py DATA FOLDER NAME...     NAME: of a job in be
 
 DATA as there; FOLDER keeps what is done, training by training, so that it can be resumed. Both sides start from the
 same base model and have the same rows and epochs; theirs has the validation rows to train on as well, since it stops
-by count. Ours is the stage that the road runs, under the job's params. Both run in
-one thread, so that two jobs can run side by side.
+by count. Ours is the stage that the road runs, under the job's params. Both run in one thread, so that two jobs can run
+side by side.
 
 Bound: the mean over seeds of the first metric's difference on the test rows is at least 0.
 """

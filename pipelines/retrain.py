@@ -14,8 +14,9 @@ from staytuned.processes import die_with_watch
 from staytuned.progress import busy
 from staytuned.registry import pin
 from staytuned.registry.release import Release, finished, release
+from staytuned.registry.reload import Reload, reloader
 from staytuned.registry.tracking import Tracker
-from staytuned.registry.versions import Registry, Reload
+from staytuned.registry.versions import Registry
 from staytuned.workspace import Workspace
 
 MAY_PASS = {BusyError.exit_status, RegistryError.exit_status}
@@ -85,8 +86,9 @@ def retrain(workspace: str = ".", only_if_needed: bool = False) -> Release | Ans
             for stage in stages:
                 with tracker.following():
                     run_stage(space.root, stage)
-            with registry.reloader(params.train.threads) as reload:  # its process imports while the last stage runs
-                run_stage(space.root, last)
+            with reloader(registry, params.train.threads) as reload:  # its process imports while the last stage runs
+                with tracker.following():
+                    run_stage(space.root, last)
                 tracker.evidence()
                 outcome = run_release(space.root, run_id, reload)
             tracker.finish({"outcome": outcome.decision.outcome, "version": outcome.version, "key": outcome.key})

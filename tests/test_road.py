@@ -23,6 +23,7 @@ from staytuned.files import read_json, sha256
 from staytuned.params import Params
 from staytuned.pipeline import stage_order
 from staytuned.registry.ledger import CONFIRMATION, DECISION, PROMOTION, Ledger
+from staytuned.registry.reload import reloader
 from staytuned.registry.versions import Registry, alias_now, database
 from staytuned.road import prefect_settings
 from staytuned.workspace import Workspace
@@ -104,7 +105,7 @@ def test_the_moved_workspace_predicts_and_its_registry_loads_the_champion(road: 
 def test_each_proof_of_a_version_has_a_fresh_process_of_its_own(road: Workspace) -> None:
     registry = Registry(road, Params.read(road.params))
     examples = read_json(road.evaluation / "examples.json")
-    with registry.reloader(threads=1) as reload:
+    with reloader(registry, threads=1) as reload:
         found = [reload(1, pandas.DataFrame(examples["rows"], dtype="object")) for _ in ("a release", "its retry")]
     assert numpy.array_equal(*found)
     assert found[0] == pytest.approx(examples["outputs"], abs=1e-5)

@@ -20,7 +20,8 @@ from staytuned.registry.gate import Decision, Standing, decide
 from staytuned.registry.ledger import Entry, Ledger, overtaken
 from staytuned.registry.pin import wanted, written
 from staytuned.registry.promotion import GATE, move, promotions, rolled_back, unconfirmed, witness
-from staytuned.registry.versions import CHALLENGER, CHAMPION, Registry, Reload
+from staytuned.registry.reload import Reload
+from staytuned.registry.versions import CHALLENGER, CHAMPION, Registry
 from staytuned.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def release(workspace: Workspace, params: Params, registry: Registry, run_id: st
         params: Of the workspace.
         registry: Where it is registered.
         run_id: The run of MLflow that it is logged to.
-        reload: Proves a version (``Registry.reloader``).
+        reload: Proves a version (``reload.reloader``).
 
     Raises:
         BusyError: another is moving the champion, or has moved it since the candidate was judged.
