@@ -171,11 +171,15 @@ class Registry:
             outputs: What the candidate predicts for them.
             card: Its description, Markdown.
         """
-        from mlflow.entities import LoggedModelOutput
+        from mlflow.entities import LoggedModelOutput, Metric
         from mlflow.models import Model, infer_signature
 
-        params = self.client.get_run(run_id).data.params
-        model = self.client.create_logged_model(self.experiment, "model", run_id, {WEIGHTS: weights}, params).model_id
+        told = self.client.get_run(run_id).data
+        tags = {WEIGHTS: weights}
+        model = self.client.create_logged_model(self.experiment, "model", run_id, tags, told.params).model_id
+        histories = (self.client.get_metric_history(run_id, name) for name in told.metrics)
+        measured = [Metric(m.key, m.value, m.timestamp, 0, model) for found in histories for m in found if m.step == 0]
+        self.client.log_batch(run_id, measured)  # the report's metrics, on the model's page too
         # not by log_model: that loads the model once more, here, which its reload in a fresh process proves better
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
