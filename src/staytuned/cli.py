@@ -276,8 +276,10 @@ def main() -> int:
     ):
         arguments.usage_error("give a text, or --file with --out")
     from staytuned.errors import StaytunedError, from_os_error
+    from staytuned.processes import collect_seldom
     from staytuned.workspace import Workspace
 
+    collect_seldom()
     try:
         workspace = Workspace(path(".")) if arguments.command in (init, demo) else Workspace.find(arguments.workspace)
         arguments.command(workspace, arguments)

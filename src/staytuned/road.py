@@ -2,7 +2,7 @@
 
 import asyncio
 import csv
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,14 @@ from staytuned import pipeline
 from staytuned.data import batches, example
 from staytuned.data.readers import Reader
 from staytuned.entry_points import task_class
-from staytuned.errors import DataError, GateError, MissingError, RegistryError
+from staytuned.errors import DataError, GateError, MissingError, RegistryError, StaytunedError
 from staytuned.models import check_fits, find_base
 from staytuned.pages import prefect_settings, prefect_starting
 from staytuned.params import Params
 from staytuned.progress import busy
 from staytuned.registry import pin
 from staytuned.registry.release import Release, finished
+from staytuned.registry.versions import Registry
 from staytuned.summary import not_due, summary
 from staytuned.workspace import Workspace
 
@@ -51,7 +52,7 @@ def run(workspace: Workspace, only_if_needed: bool = False) -> None:
             print("nothing to do:", *answer.reasons, *answer.waiting, sep="\n  ")
             return
     _check_base(workspace, params)
-    outcome = _flow(workspace, only_if_needed)
+    outcome = _flow(workspace, params, only_if_needed)
     if isinstance(outcome, Release):
         summary(workspace, params, outcome)
         _pass_gate(outcome, "the gate blocked the candidate")
@@ -95,7 +96,7 @@ def _first_batch(workspace: Workspace, params: Params) -> None:
     ingest(workspace, path)
 
 
-def _flow(workspace: Workspace, only_if_needed: bool) -> "Release | Answer":
+def _flow(workspace: Workspace, params: Params, only_if_needed: bool) -> "Release | Answer":
     """Run the workspace's flow, loaded by its entry point as Prefect does."""
     prefect_settings(workspace)
     with busy("starting Prefect"):
@@ -104,11 +105,12 @@ def _flow(workspace: Workspace, only_if_needed: bool) -> "Release | Answer":
         known = PREFECT_API_URL.value()
         with nullcontext(known) if known else prefect_starting(workspace) as url:
             import httpx
-            import mlflow  # noqa: F401 - the flow will need it
             from prefect.client.orchestration import get_client
             from prefect.flows import load_flow_from_entrypoint
 
             flow: Any = load_flow_from_entrypoint(workspace.flow)
+            with suppress(StaytunedError), workspace.hold():
+                Registry(workspace, params)  # a new one takes two seconds; if it fails, the flow will tell
 
     async def answer() -> None:
         async with get_client() as client:

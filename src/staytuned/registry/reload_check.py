@@ -5,6 +5,7 @@ usage: echo MODEL_FOLDER | python -I reload_check.py ROWS.json OUTPUTS.npy
 It imports what is dear before it reads the folder's name, so that it can be started while the model is registered.
 """
 
+import gc
 import os
 import socket
 import sys
@@ -38,6 +39,7 @@ def main(rows: str, outputs: str) -> None:
         raise ImportError(f"the model was run by {code}, not by the code that it carries")
     found = model.predict(pandas.read_json(rows, orient="records", dtype=False), params={"output": "outputs"})
     numpy.save(outputs, numpy.concatenate([numpy.float32(one) for one in found["outputs"]]), allow_pickle=False)
+    gc.freeze()  # or Python would look through all that was imported once more, for a second, while the caller waits
 
 
 if __name__ == "__main__":

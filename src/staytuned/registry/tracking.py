@@ -62,11 +62,17 @@ class Tracker:
 
         Before anything is registered: wherever a road is cut, the run of a registered version has all of this.
         """
+        from mlflow.entities import Metric
+
         self._log_curve()
         report = read_json(self.workspace.evaluation / "evaluation.json")
-        for model, found in report["models"].items():
-            for name, value in found["metrics"].items():
-                self.client.log_metric(self.run_id, f"{model}.{name}", value)
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(f"{model}.{name}", value, now, 0)
+            for model, found in report["models"].items()
+            for name, value in found["metrics"].items()
+        ]
+        self.client.log_batch(self.run_id, metrics)
         for name in ("validation", "split", "encoding"):
             self.client.log_artifact(self.run_id, str(self.workspace.reports / f"{name}.json"), "reports")
         self.client.log_artifacts(self.run_id, str(self.workspace.evaluation), "reports/evaluation")
@@ -81,8 +87,11 @@ class Tracker:
         self._tag(outcome)
 
     def _tag(self, values: dict[str, Any]) -> None:
-        for name, value in values.items():
-            self.client.set_tag(self.run_id, f"staytuned.{name}", str(value))
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(
+            self.run_id, tags=[RunTag(f"staytuned.{name}", str(value)) for name, value in values.items()]
+        )
 
     def _log_curve(self) -> None:
         from mlflow.entities import Metric

@@ -7,11 +7,11 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from staytuned.processes import DRIVER, collect_seldom, die_with_parent
+
 
 def die_with_driver() -> None:
     """So that nobody writes unattended."""
-    from staytuned.processes import DRIVER, die_with_parent
-
     die_with_parent()
     driver = os.environ.get(DRIVER)
     if driver and not Path(f"/proc/{driver}").exists():
@@ -21,6 +21,7 @@ def die_with_driver() -> None:
 def main() -> int:
     """Run the stage; the exit status is that of staytuned.errors."""
     signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # Ctrl-C ends it without a traceback, in its imports too
+    collect_seldom()
     from staytuned.errors import StaytunedError, from_os_error
     from staytuned.params import Params
     from staytuned.progress import busy
