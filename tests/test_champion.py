@@ -63,7 +63,7 @@ def test_status_shows_the_champion_since_when_and_why_and_the_last_decisions(roa
     shown = said(road, "status")
     assert "tiny version 2" in shown and f"(0 days), by {last(road).who}" in shown
     assert "gate" in shown and shown.count("PROMOTE: macro-F1") == 2
-    assert "No row has come since version 1 was trained." in shown and "at the next `staytuned run`" in shown
+    assert "not measured yet for this champion" in shown and "at the next `staytuned run`" in shown
 
 
 def test_status_shows_what_the_next_training_waits_for(road: Workspace) -> None:

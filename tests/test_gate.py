@@ -202,7 +202,10 @@ def test_an_interval_that_is_none_blocks(other: str, interval: list[float] | Non
 
 def test_too_few_test_rows_are_missing_evidence() -> None:
     decision = decide(with_value(COMPLETE, "test.rows", 99), LATER, POLICY)
-    said = "99 test rows, under gate.min_test_rows 100: missing evidence; ingest more rows, or lower gate.min_test_rows"
+    said = (
+        "99 test rows, under gate.min_test_rows 100: missing evidence; ingest more rows, raise split.test, or lower "
+        "gate.min_test_rows"
+    )
     assert decision == Decision("BLOCK", [said])
 
 

@@ -164,8 +164,7 @@ def test_every_error_is_told_at_once(tmp_path: Path) -> None:
         "split.test",
         "task.label_from_rating",
         "task.label_from_rating.column",
-        "train.epoch",
-        "train.epochs",
+        "train.epoch",  # and not that train.epochs is missing
         "validate.chunk_rows",
     ]
 

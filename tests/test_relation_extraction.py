@@ -393,9 +393,9 @@ def test_a_file_with_a_text_that_is_not_marked_is_predicted_but_for_that_row(
 ) -> None:
     monkeypatch.setattr(serve, "champion", lambda road: (1, Predictor(road.candidate)))
     rows = [{"text": "the <e1>lamp</e1> is in the <e2>desk</e2>"}, {"text": "the lamp is grey"}]
-    count = serve.predict_file(workspace, write_csv(tmp_path / "rows.csv", rows), tmp_path / "out.csv")
+    counts = serve.predict_file(workspace, write_csv(tmp_path / "rows.csv", rows), tmp_path / "out.csv")
     with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as handle:
         good, bad = csv.DictReader(handle)
-    assert count == 2
+    assert counts == (2, 1)
     assert good["label"] and not good["problem"]
     assert not bad["label"] and bad["problem"] == "text lacks markers: <e1> </e1> <e2> </e2>"

@@ -112,14 +112,16 @@ def test_each_proof_of_a_version_has_a_fresh_process_of_its_own(road: Workspace)
 
 
 def test_a_file_of_rows_is_labelled_row_by_row(road: Workspace) -> None:
-    rows = write_csv(
-        road.root / "new.csv", [{"text": "a lovely lamp again"}, {"text": "  "}, {"text": "awful desk overall"}]
-    )
-    done = staytuned(road, "predict", "--file", rows, "--out", road.root / "predictions.csv")
-    assert done.returncode == 0, done.stderr
-    lines = (road.root / "predictions.csv").read_text().splitlines()
-    assert lines[0] == "row,text,label,negative,neutral,positive,version,problem"
-    assert len(lines) == 4 and lines[2].endswith("1,no text")
+    texts = ["a lovely lamp again", "  ", "awful desk overall"]
+    for ids, name in ([{}] * 3, "row,"), ([{"id": f"n{number}"} for number in range(3)], "row,id,"):
+        rows = write_csv(road.root / "new.csv", [one | {"text": text} for one, text in zip(ids, texts, strict=True)])
+        done = staytuned(road, "predict", "--file", rows, "--out", road.root / "predictions.csv")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.endswith("1 of them unanswered: see `problem`\n")
+        lines = (road.root / "predictions.csv").read_text().splitlines()
+        assert lines[0] == name + "text,label,negative,neutral,positive,version,problem"
+        assert len(lines) == 4 and lines[2].endswith("1,no text")
+        assert lines[3].startswith("3,n2,awful" if "id" in name else "3,awful")
 
 
 @pytest.mark.slow

@@ -37,8 +37,7 @@ def status(workspace: Workspace) -> None:
     for number, entry in enumerate(decisions):
         said = f"{_time(entry)} {entry.facts['outcome']}: {entry.facts['reasons'][0]}"
         table.add_row("" if number else "last decisions", said)
-    drift = workspace.drift / "drift.json"
-    table.add_row("drift", read_json(drift)["said"] if drift.exists() else "not measured yet")
+    table.add_row("drift", _drift(workspace, ledger))
     table.add_row("next training", _trigger(entries))
     Console().print(table)
 
@@ -63,6 +62,15 @@ def _champion(workspace: Workspace, params: Params, ledger: Ledger) -> list[tupl
     if unconfirmed(ledger):
         found = f"the promotion of version {version} was cut off; `staytuned run` brings it to its end"
     return rows + ([("but", found)] if found else [])
+
+
+def _drift(workspace: Workspace, ledger: Ledger) -> str:
+    """What the last run saw, if it looked at today's champion."""
+    file, moves = workspace.drift / "drift.json", promotions(ledger)
+    report = read_json(file) if file.exists() else {"champion": None}
+    if not moves or report["champion"] != moves[-1].facts["version"]:
+        return "not measured yet for this champion: that takes rows that came after it" if moves else "not measured yet"
+    return str(report["said"])
 
 
 def _trigger(entries: list[Entry]) -> str:

@@ -74,8 +74,11 @@ def predict(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     from staytuned import serve
 
     if arguments.file:
-        count = serve.predict_file(workspace, arguments.file, arguments.out)
-        print(f"{count} rows in {arguments.out}")
+        count, unanswered = serve.predict_file(workspace, arguments.file, arguments.out)
+        print(
+            f"{count} rows in {arguments.out}"
+            + (f", {unanswered} of them unanswered: see `problem`" * bool(unanswered))
+        )
     else:
         print(serve.predict_text(workspace, arguments.text, arguments.pair))
 

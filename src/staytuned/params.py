@@ -77,7 +77,7 @@ class Params(Section):
         try:
             params = known.model_validate(raw)
         except ValidationError as error:
-            lines = [_say(known, item) for item in error.errors()] + lines
+            lines = _told(known, error.errors()) + lines
         if lines:
             raise ParamsError(f"{path} has {len(lines)} error(s):\n" + "\n".join(lines))
         return params
@@ -145,12 +145,24 @@ def _against_training(task: Any, name: str, train: dict[str, Any]) -> list[str]:
     return found
 
 
+def _told(model: type[BaseModel], items: list[Any]) -> list[str]:
+    """Pydantic's errors in words; a key that is only misspelt is not told once more as missing."""
+    meant = {(*item["loc"][:-1], close) for item in items for close in _close(model, item)}
+    return [_say(model, item) for item in items if item["type"] != "missing" or item["loc"] not in meant]
+
+
+def _close(model: type[BaseModel], item: Any) -> list[str]:
+    """The known key that an unknown one may stand for."""
+    if item["type"] != "extra_forbidden":
+        return []
+    return difflib.get_close_matches(str(item["loc"][-1]), _keys_beside(model, item["loc"]), n=1)
+
+
 def _say(model: type[BaseModel], item: Any) -> str:
     """One pydantic error in words: the key, what is wrong, what would be right."""
     key = ".".join(str(part) for part in item["loc"]) or "the file"
     if item["type"] == "extra_forbidden":
-        known = _keys_beside(model, item["loc"])
-        close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+        known, close = _keys_beside(model, item["loc"]), _close(model, item)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return f"  {key}: unknown key; {hint if known else 'take it out'}"
     if item["type"] == "missing":

@@ -1,20 +1,46 @@
-"""Progress on standard error: a bar for what can be counted, a spinner for what cannot."""
+"""Progress on standard error: a bar for what can be counted, a spinner for what cannot; lines where nobody watches."""
 
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
-from typing import TypeVar
+from contextlib import contextmanager
+from threading import Timer
+from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
+LONG = 2  # seconds of work that a log is told of
+EVERY = 10  # seconds between two lines in a log
 console = Console(stderr=True)
+
+
+class _Lines(Progress):
+    """For a log, which cannot show a bar that grows: a line now and then of how far it is."""
+
+    told = 0.0  # when, by the monotonic clock
+
+    def update(self, task_id: TaskID, **fields: Any) -> None:
+        super().update(task_id, **fields)
+        self._tell(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        self._tell(task_id)
+
+    def _tell(self, task_id: TaskID) -> None:
+        now, task = time.monotonic(), self._tasks[task_id]
+        if now - max(self.told, task.start_time or now) < EVERY:
+            return
+        self.told = now
+        whole = "" if task.total is None else f" of {task.total:g}"
+        console.print(f"  {task.description}: {task.completed:g}{whole}")
 
 
 def bar() -> Progress:
     """A progress display; use it as a context manager and add tasks to it."""
     columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console)
+    return (Progress if console.is_terminal else _Lines)(*columns, console=console)
 
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
@@ -23,6 +49,17 @@ def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
         yield from display.track(items, total=total, description=what)
 
 
-def busy(what: str) -> AbstractContextManager[object]:
+@contextmanager
+def busy(what: str) -> Iterator[None]:
     """A spinner, for work whose length is not known."""
-    return console.status(f"  {what}")
+    if console.is_terminal:
+        with console.status(f"  {what}"):
+            yield
+        return
+    late = Timer(LONG, console.print, [f"  {what}"])
+    late.daemon = True
+    late.start()
+    try:
+        yield
+    finally:
+        late.cancel()

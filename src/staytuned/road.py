@@ -21,6 +21,11 @@ from staytuned.registry.versions import Registry
 from staytuned.summary import not_due, summary
 from staytuned.workspace import Workspace
 
+MEND = (
+    "ingest more rows, train longer (train.epochs; a few dozen steps are too few), or change what the section gate of "
+    "params.yaml asks for; then `staytuned run` again"
+)
+
 if TYPE_CHECKING:
     from staytuned.data.batches import Batch
     from staytuned.drift.triggers import Answer
@@ -39,7 +44,9 @@ def run(workspace: Workspace, only_if_needed: bool = False) -> None:
     pipeline.pin_code(workspace)
     already = _nothing_to_do(workspace, params)
     if already:
-        _pass_gate(already, "the gate blocked the candidate, and nothing has changed since")
+        _pass_gate(
+            already, ["the gate blocked the candidate, and nothing has changed since:", *already.decision.reasons]
+        )
         print(_said_already(already))
         return
     if not batches.manifest(workspace):
@@ -55,14 +62,14 @@ def run(workspace: Workspace, only_if_needed: bool = False) -> None:
     outcome = _flow(workspace, params, only_if_needed)
     if isinstance(outcome, Release):
         summary(workspace, params, outcome)
-        _pass_gate(outcome, "the gate blocked the candidate")
+        _pass_gate(outcome, ["the gate blocked the candidate, for the reasons above; the champion, if any, stays"])
     else:
         not_due(workspace, outcome)
 
 
-def _pass_gate(release: Release, said: str) -> None:
+def _pass_gate(release: Release, said: list[str]) -> None:
     if release.decision.outcome == "BLOCK":
-        raise GateError(f"{said}:\n  " + "\n  ".join(release.decision.reasons))
+        raise GateError("\n  ".join([*said, MEND]))
 
 
 def _nothing_to_do(workspace: Workspace, params: Params) -> Release | None:

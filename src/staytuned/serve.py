@@ -51,23 +51,29 @@ def predict_text(workspace: Workspace, text: str, pair: str | None = None) -> st
     return f"{model.task.say(model.predict(frame_of([text], [pair]))[0])}\tversion {version}"
 
 
-def predict_file(workspace: Workspace, source: Path, target: Path) -> int:
-    """Write one row for each row of ``source``: its texts and the prediction; returns how many.
+def predict_file(workspace: Workspace, source: Path, target: Path) -> tuple[int, int]:
+    """Write one row for each row of ``source``: its number, its id where it has one, its texts and the prediction.
 
     A row that the task cannot judge gets no prediction, and says why in ``problem``.
+
+    Returns:
+        How many rows there are, and how many of them got no prediction.
     """
     params = Params.read(workspace.params)
     theirs = params.ingest.columns
-    columns = theirs.model_copy(update={"label": None, "id": None, "source": None, "group": None, "keep": []})
+    needless = {"label": None, "id": None, "source": None, "group": None}
+    columns = theirs.model_copy(update={**needless, "keep": [theirs.id] if theirs.id else []})
     formats = task_class(params.task.name).formats
-    rows = Reader(source, columns, params.ingest.encodings, formats).rows()
+    reader = Reader(source, columns, params.ingest.encodings, formats, lenient=True)
+    rows = reader.rows()
     first = list(itertools.islice(rows, CHUNK))  # the file is looked at before the model is loaded
+    ids = reader.columns.keep
     version, model = champion(workspace)
 
     from staytuned.predictor import frame_of
 
     needed = [name for name in ("text", "text_pair") if name in model.task.columns]
-    count = 0
+    count = unanswered = 0
     with replacing(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
         table = csv.writer(handle)
         for chunk in _chunks(first, rows):
@@ -77,15 +83,17 @@ def predict_file(workspace: Workspace, source: Path, target: Path) -> int:
             frame.loc[[fault is not None for fault in faults], ["text", "text_pair"]] = ""
             said = model.task.table(model.predict(frame))
             if not count:
-                table.writerow(["row", *needed, *said, "version", "problem"])
+                table.writerow(["row", *ids, *needed, *said, "version", "problem"])
             answers = zip(*said.values(), strict=True)
             for row, given, fault, values in zip(chunk, texts, faults, answers, strict=True):
                 count += 1
                 whole = fault is None and all(text.strip() for text in given)
+                unanswered += not whole
                 shown = [f"{value:.6f}" if isinstance(value, float) else value for value in values]
                 problem = row["problem"] or fault or ("" if whole else "no text")
-                table.writerow([count, *given, *(shown if whole else [""] * len(shown)), version, problem])
-    return count
+                answer = shown if whole else [""] * len(shown)
+                table.writerow([count, *(row[name] for name in ids), *given, *answer, version, problem])
+    return count, unanswered
 
 
 def _chunks(first: list[Row], rest: Iterator[Row]) -> Iterator[list[Row]]:

@@ -19,7 +19,8 @@ HIDDEN = {
     "dvc/gitignore": "dvc/.gitignore",
     "dvc": ".dvc",
 }
-REPLACED = ("task", "bounds", "descriptions")  # whole, since their keys are a task's own
+REPLACED = ("bounds", "descriptions")  # whole, since their keys are a task's own
+NULL = "tag:yaml.org,2002:null"
 OWN_DATA = {  # the example's params, less the example: a label column, no further columns, nothing to fetch
     "ingest": {
         "example": None,
@@ -80,6 +81,7 @@ def change(path: Path, differences: dict[str, Any]) -> None:
     """Change values of a params.yaml; its comments stay."""
     yaml = YAML()
     yaml.preserve_quotes = True
+    yaml.representer.add_representer(type(None), lambda writer, _: writer.represent_scalar(NULL, "null"))
     params = yaml.load(path)
     _update(params, differences)
     yaml.dump(params, path)
@@ -88,7 +90,8 @@ def change(path: Path, differences: dict[str, Any]) -> None:
 def _update(params: Any, differences: dict[str, Any]) -> None:
     """Change values in place."""
     for name, value in differences.items():
-        if isinstance(value, dict) and name in params and name not in REPLACED:
+        whole = name in REPLACED or (name == "task" and value["name"] != params[name]["name"])
+        if isinstance(value, dict) and name in params and not whole:
             _update(params[name], value)
         else:
             params[name] = value

@@ -43,15 +43,22 @@ class Reader:
         columns: Our columns by the names they have in it.
         encodings: Tried in turn, line by line.
         formats: Readers of further endings, such as ``.conll``.
+        lenient: Columns of ``columns.keep`` that the file lacks are left out.
     """
 
     def __init__(
-        self, path: Path, columns: Columns, encodings: list[str], formats: Mapping[str, Format] | None = None
+        self,
+        path: Path,
+        columns: Columns,
+        encodings: list[str],
+        formats: Mapping[str, Format] | None = None,
+        lenient: bool = False,
     ) -> None:
         self.path = path
         self.columns = columns
         self.encodings = encodings
         self.formats = formats or {}
+        self.lenient = lenient
         self.decoded: Counter[str] = Counter()
 
     def rows(self) -> Iterator[Row]:
@@ -163,6 +170,9 @@ class Reader:
         return [name for name in dict.fromkeys([*named, *self.columns.keep]) if name]
 
     def _check_columns(self, present: list[str]) -> None:
+        if self.lenient:
+            kept = [name for name in self.columns.keep if name in present]
+            self.columns = self.columns.model_copy(update={"keep": kept})
         named = self.columns.model_dump(exclude={"keep"})
         missing = [
             f"ingest.columns.{ours}: {theirs}" for ours, theirs in named.items() if theirs and theirs not in present

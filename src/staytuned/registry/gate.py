@@ -145,8 +145,8 @@ def _too_few(report: dict[str, Any], policy: Gate) -> list[str]:
     if not _numbers(rows) or rows >= policy.min_test_rows:
         return []
     return [
-        f"{rows} test rows, under gate.min_test_rows {policy.min_test_rows}: missing evidence; ingest more rows, or "
-        "lower gate.min_test_rows"
+        f"{rows} test rows, under gate.min_test_rows {policy.min_test_rows}: missing evidence; ingest more rows, raise "
+        "split.test, or lower gate.min_test_rows"
     ]
 
 

@@ -28,6 +28,7 @@ text-align:right;vertical-align:top}th:first-child,td:first-child,.text{text-ali
 .alarm{color:#b3261e;font-weight:600}.range{color:#777;font-size:85%;white-space:nowrap}.text{overflow-wrap:anywhere}
 </style>
 <h1>Drift</h1>
+<p>What was decided: <a href="../decision.html">the decision</a>.</p>
 <p{% if alarm %} class="alarm"{% endif %}>{{ said }}</p>
 {% if checks %}
 <p>{{ window.rows }} newest rows in {{ window.groups }} groups, against {{ reference.rows }} rows in
