@@ -111,8 +111,8 @@ def test_init_makes_a_workspace_once(tmp_path: Path) -> None:
         "params.yaml",
         "pipelines",
     }
-    params = (tmp_path / "mine" / "params.yaml").read_text()
-    assert "    id: null" in params and "# 0: the likeliest label" in params  # as the README writes it, with its comments
+    params = (tmp_path / "mine" / "params.yaml").read_text()  # null as the README writes it, and its comments
+    assert "    id: null" in params and "# 0: the likeliest label" in params
     assert again.returncode == errors.DataError.exit_status
     assert again.stderr == "error: mine is a workspace already; nothing was changed\n"
 
