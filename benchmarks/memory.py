@@ -7,6 +7,7 @@ peak of the imports, runs the stage, and reads the peak. One row in a hundred is
 """
 
 import importlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -74,6 +75,7 @@ def make_inputs(folder: Path, count: int) -> Workspace:
 
 def peak(stage: str, workspace: Workspace) -> int:
     """Megabytes that a fresh process needs for a stage, above its imports."""
+    shutil.rmtree(workspace.pieces, ignore_errors=True)  # or all but the first round would take its rows from there
     command = [sys.executable, __file__, stage, str(workspace.root)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     if done.returncode:

@@ -26,6 +26,7 @@ IMPORTS: dict[str, set[str]] = {"staytuned.cli": set(), "staytuned.road": {"pyar
 STAGES = {
     "validate": {"great_expectations", "pandas", "pyarrow", "scipy"},
     "split": {"datasketch", "pandas", "pyarrow", "scipy"},
+    "drift": {"pandas", "pyarrow"},  # there is no champion yet
     "encode": {"pandas", "pyarrow", "tokenizers"},
     "train": {"datasets", "pandas", "pyarrow", "scipy", "tokenizers", "torch", "transformers"},
     "evaluate": {

@@ -1,16 +1,18 @@
 """The short table at the end of a run."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from staytuned.drift.triggers import Answer
 from staytuned.files import read_json
 from staytuned.params import Params
 from staytuned.registry.release import Release
 from staytuned.workspace import Workspace
+
+if TYPE_CHECKING:
+    from staytuned.drift.triggers import Answer
 
 
 def summary(workspace: Workspace, params: Params, release: Release) -> None:
@@ -47,7 +49,7 @@ def summary(workspace: Workspace, params: Params, release: Release) -> None:
     Console().print(table)
 
 
-def not_due(workspace: Workspace, answer: Answer) -> None:
+def not_due(workspace: Workspace, answer: "Answer") -> None:
     """The short table at the end of a run that found no retraining due."""
     table = _table(workspace)
     table.add_row("retraining", "not due")
