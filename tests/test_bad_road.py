@@ -53,7 +53,6 @@ def test_a_typo_in_the_params_is_named_with_what_was_meant(road: Workspace) -> N
         staytuned(road, "run"),
         78,
         "train.learning_rat: unknown key; did you mean 'learning_rate'?",
-        "train.learning_rate: is missing",
         "train.seed: is 'seven'",
         "evaluate.seed: is 'seven'",
     )

@@ -107,6 +107,7 @@ def tiny_params(workspace: Workspace, **changes: Any) -> None:
     """Params for the tiny model and its rows, with bounds that it can keep and nothing to fetch."""
     params: dict[str, Any] = {
         "task__label_from_rating": None,
+        "task__logit_adjustment": 0.0,
         "model__base": "tiny",
         "ingest__example": None,
         "ingest__columns__label": "label",

@@ -5,8 +5,12 @@ Each is a pure function of what the rows hold, of the group (document) of each, 
 parting. What is dear is done once for all partings, by sums over groups.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy
-import scipy.sparse
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 FOLDS = 5
 PENALTY = 0.02  # of the ridge, for each row: of the size of the variances of embeddings, which are of length 1
@@ -35,11 +39,13 @@ def _shares(values: numpy.ndarray, groups: numpy.ndarray, windows: numpy.ndarray
     return one, other
 
 
-def _counts(values: numpy.ndarray, groups: numpy.ndarray, count: int) -> scipy.sparse.csr_array:
+def _counts(values: numpy.ndarray, groups: numpy.ndarray, count: int) -> "csr_array":
     """How often each distinct value is in each group."""
+    from scipy.sparse import csr_array  # a run without a champion has no use for it
+
     distinct, number = numpy.unique(values, return_inverse=True)
     ones = numpy.ones(len(values))
-    return scipy.sparse.csr_array((ones, (groups, number)), shape=(count, len(distinct)))
+    return csr_array((ones, (groups, number)), shape=(count, len(distinct)))
 
 
 def unknown_words(words: numpy.ndarray, groups: numpy.ndarray, windows: numpy.ndarray) -> numpy.ndarray:
@@ -129,10 +135,12 @@ def domain_scores(vectors: numpy.ndarray, groups: numpy.ndarray, windows: numpy.
     return scores.T
 
 
-def _members(groups: numpy.ndarray, count: int) -> scipy.sparse.csr_array:
+def _members(groups: numpy.ndarray, count: int) -> "csr_array":
     """1 where a row is of a group, shape (groups, rows)."""
+    from scipy.sparse import csr_array
+
     ones = numpy.ones(len(groups), numpy.float32)
-    return scipy.sparse.csr_array((ones, (groups, numpy.arange(len(groups)))), shape=(count, len(groups)))
+    return csr_array((ones, (groups, numpy.arange(len(groups)))), shape=(count, len(groups)))
 
 
 def _folds(groups: numpy.ndarray, count: int) -> numpy.ndarray:
