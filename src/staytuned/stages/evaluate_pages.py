@@ -16,9 +16,10 @@ from staytuned.workspace import Workspace
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>staytuned: evaluation</title>
 <style>
-body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
+body{font:15px/1.5 system-ui,sans-serif;max-width:66rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:.5rem 0 1.5rem}th,td{padding:.25rem .8rem;border-bottom:1px solid #ddd;
-text-align:right}th:first-child,td:first-child,.text{text-align:left}img{max-width:100%}.range{color:#777;font-size:85%;white-space:nowrap}
+text-align:right;white-space:nowrap}th:first-child,td:first-child,.text{text-align:left}img{max-width:100%}
+.text{white-space:normal}.range{color:#777;font-size:85%}
 </style>
 <h1>Evaluation</h1>
 <p>{{ test.rows }} test rows in {{ test.groups }} groups{% if test.kept_from_judging %}; {{ test.kept_from_judging }}
