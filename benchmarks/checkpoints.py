@@ -20,6 +20,7 @@ from test_loop import encode_rows, examples_of, validation_side
 from tiny import tiny_params
 
 from staytuned import tasks
+from staytuned.modelling.device import make_deterministic
 from staytuned.modelling.heads import backbone
 from staytuned.models import find_base
 from staytuned.params import Params
@@ -27,7 +28,7 @@ from staytuned.progress import bar
 from staytuned.sections import Checkpointing
 from staytuned.start import init
 from staytuned.training.checkpoint import Checkpoints
-from staytuned.training.loop import fit, make_deterministic
+from staytuned.training.loop import fit
 from staytuned.workspace import Workspace
 
 BOUND = 1.03

@@ -23,6 +23,7 @@ from staytuned.data import batches, example
 from staytuned.data.readers import Reader
 from staytuned.data.sides import TEST, TRAIN, VALIDATION, rows_of
 from staytuned.files import read_json, write_json
+from staytuned.modelling.device import make_deterministic
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import mask_of, padded
 from staytuned.models import find_base
@@ -31,7 +32,6 @@ from staytuned.predictor import Predictor
 from staytuned.stages import encode, split, train, validate
 from staytuned.tasks import Side
 from staytuned.tasks.text_classification import softmax
-from staytuned.training.loop import make_deterministic
 from staytuned.workspace import Workspace
 
 SALTS = (1, 2, 3, 4, 5)

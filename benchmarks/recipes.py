@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 from staytuned import tasks
 from staytuned.data.sides import TEST, TRAIN, VALIDATION, rows_of
 from staytuned.files import read_json, write_json
+from staytuned.modelling.device import make_deterministic
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone
 from staytuned.models import find_base
@@ -32,7 +33,6 @@ from staytuned.params import Params
 from staytuned.predictor import Predictor
 from staytuned.stages import encode, split, train, validate
 from staytuned.tasks import Task
-from staytuned.training.loop import make_deterministic
 from staytuned.workspace import Workspace
 
 SEEDS = (1, 2, 3)

@@ -33,12 +33,13 @@ from transformers.utils import logging
 from staytuned import tasks
 from staytuned.data.sides import TRAIN, VALIDATION, rows_of
 from staytuned.files import read_json, write_json
+from staytuned.modelling.device import make_deterministic
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone
 from staytuned.models import find_base
 from staytuned.params import Params
 from staytuned.tasks import Side
-from staytuned.training.loop import fit, make_deterministic, validate
+from staytuned.training.loop import fit, validate
 from staytuned.training.state import Point
 
 Setting = dict[str, Any]

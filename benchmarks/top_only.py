@@ -29,6 +29,7 @@ from staytuned import tasks
 from staytuned.data import batches, example
 from staytuned.data.readers import Reader
 from staytuned.data.sides import TRAIN, VALIDATION, rows_of
+from staytuned.modelling.device import make_deterministic
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone
 from staytuned.models import find_base
@@ -36,7 +37,7 @@ from staytuned.params import Params
 from staytuned.stages import encode, split, validate
 from staytuned.start import init
 from staytuned.tasks import Side
-from staytuned.training.loop import fit, make_deterministic
+from staytuned.training.loop import fit
 from staytuned.training.top_only import _ask, _texts, top_only
 from staytuned.workspace import Workspace
 

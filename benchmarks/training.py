@@ -33,6 +33,7 @@ from transformers.utils import logging
 
 from staytuned import tasks
 from staytuned.data.readers import Reader
+from staytuned.modelling.device import make_deterministic
 from staytuned.modelling.dropout import Dropout
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone
@@ -41,7 +42,6 @@ from staytuned.params import Params
 from staytuned.sections import Train
 from staytuned.start import init
 from staytuned.tasks import Batch, Task
-from staytuned.training.loop import make_deterministic
 from staytuned.training.step import make_optimizer, train_step
 
 ROWS, EPOCHS, WARM = 1600, 3, 5  # WARM steps before do not count

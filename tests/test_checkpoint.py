@@ -13,12 +13,13 @@ from test_loop import examples_of, tuned, validation_side, workspace  # noqa: F4
 from staytuned import tasks
 from staytuned.errors import DataError, TrainingError
 from staytuned.files import read_json, sha256, write_json
+from staytuned.modelling.device import make_deterministic
 from staytuned.modelling.heads import backbone
 from staytuned.params import Params
 from staytuned.sections import Checkpointing
 from staytuned.stages import train
 from staytuned.training.checkpoint import Checkpoints
-from staytuned.training.loop import fit, make_deterministic
+from staytuned.training.loop import fit
 from staytuned.training.state import Point, Weights
 from staytuned.workspace import Workspace
 

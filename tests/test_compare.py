@@ -16,6 +16,7 @@ from staytuned.compare_pages import show
 from staytuned.data.sides import TEST, TRAIN, VALIDATION, row_hashes, rows_of
 from staytuned.errors import DataError, MissingError, ParamsError
 from staytuned.files import read_json, sha256
+from staytuned.modelling.device import make_deterministic
 from staytuned.modelling.intervals import draw, interval, resampled
 from staytuned.params import Params
 from staytuned.predictor import Predictor
@@ -24,7 +25,6 @@ from staytuned.prompting.embedder import Embedder
 from staytuned.registry.ledger import PROMOTION, Ledger
 from staytuned.stages import encode, split, train
 from staytuned.start import init
-from staytuned.training.loop import make_deterministic
 from staytuned.workspace import Workspace
 
 DESCRIPTIONS = {"negative": "awful broken dull", "positive": "great lovely solid"}

@@ -17,13 +17,14 @@ from staytuned import tasks
 from staytuned.data.sides import TEST, TRAIN, VALIDATION, row_hashes, rows_of
 from staytuned.errors import DataError, TrainingError
 from staytuned.files import read_json, sha256
+from staytuned.modelling.device import make_deterministic
 from staytuned.modelling.examples import Examples, list_array
 from staytuned.modelling.heads import backbone
 from staytuned.params import Params
 from staytuned.predictor import Predictor, frame_of
 from staytuned.stages import encode, evaluate, split, train
 from staytuned.tasks import Side
-from staytuned.training.loop import fit, make_deterministic, steps_in, validate
+from staytuned.training.loop import fit, steps_in, validate
 from staytuned.training.order import shuffled_batches
 from staytuned.training.state import Point, Weights
 from staytuned.training.step import uphill

@@ -17,6 +17,7 @@ from staytuned.compare_pages import show, write_picture
 from staytuned.data.sides import TEST, TRAIN, VALIDATION, rows_of, unseen_by
 from staytuned.errors import DataError, MissingError, ParamsError
 from staytuned.files import read_json, write_json
+from staytuned.modelling.device import make_deterministic
 from staytuned.modelling.intervals import draw, interval, resampled
 from staytuned.models import find_base
 from staytuned.params import Params
@@ -29,7 +30,6 @@ from staytuned.prompting.embedder import Embedder
 from staytuned.prompting.labelled import Labelled
 from staytuned.registry.pin import serving
 from staytuned.tasks import Task
-from staytuned.training.loop import make_deterministic
 from staytuned.workspace import Workspace
 
 TASK = "text-classification"  # the one that labels can be prompted for

@@ -16,6 +16,7 @@ from staytuned.data.sides import KEPT_OUT, TEST, TRAIN, VALIDATION, rows_of
 from staytuned.drift.embedding import embedded
 from staytuned.drift.views import texts_of
 from staytuned.errors import DataError, TrainingError
+from staytuned.modelling.device import make_deterministic
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone
 from staytuned.models import find_base
@@ -24,7 +25,7 @@ from staytuned.sections import Train
 from staytuned.tasks import Side, Task
 from staytuned.training.continual import continued
 from staytuned.training.cost import tokens_of
-from staytuned.training.loop import fit, make_deterministic, steps_in
+from staytuned.training.loop import fit, steps_in
 from staytuned.training.state import Weights
 from staytuned.workspace import Workspace
 

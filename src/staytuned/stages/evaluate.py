@@ -12,6 +12,7 @@ from staytuned import behaviour, tasks
 from staytuned.data.sides import TEST, TRAIN, lots, rows_of, unseen_by
 from staytuned.errors import DataError
 from staytuned.files import read_json, write_json
+from staytuned.modelling.device import make_deterministic
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.intervals import draw, interval, resampled
 from staytuned.models import find_base
@@ -22,7 +23,6 @@ from staytuned.scoring import kept_in, predictions
 from staytuned.sections import Evaluate
 from staytuned.stages.evaluate_pages import write_pages
 from staytuned.tasks import Side, Task
-from staytuned.training.loop import make_deterministic
 from staytuned.workspace import Workspace
 
 COMPARED = ("base", "champion", "best")  # with the candidate

@@ -16,6 +16,7 @@ from transformers.utils import logging
 from staytuned import tasks
 from staytuned.data.sides import TRAIN, TRAINED_ON, VALIDATION, row_hashes, rows_of
 from staytuned.files import read_json, write_json, write_text
+from staytuned.modelling.device import make_deterministic, pick_device
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone
 from staytuned.models import find_base, fingerprint
@@ -26,7 +27,7 @@ from staytuned.training import ranks
 from staytuned.training.checkpoint import Checkpoints, write_tensors
 from staytuned.training.continual import champion_to_start_from, check_continues, continued, with_replay
 from staytuned.training.cost import tokens_of
-from staytuned.training.loop import fit, make_deterministic, pick_device, steps_in
+from staytuned.training.loop import fit, steps_in
 from staytuned.training.origin import origin_of
 from staytuned.training.state import Point
 from staytuned.training.top_only import top_only

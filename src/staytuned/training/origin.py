@@ -8,10 +8,10 @@ import torch
 
 from staytuned.data.sides import TRAIN, TRAINED_ON, VALIDATION
 from staytuned.files import sha256
+from staytuned.modelling.device import pick_device
 from staytuned.params import Params
 from staytuned.pieces import code_of
 from staytuned.surroundings import surroundings
-from staytuned.training.loop import pick_device
 from staytuned.workspace import Workspace
 
 CODE = ("training", "modelling", "tasks", "stages/train.py")  # what has a part in a step
