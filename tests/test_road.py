@@ -159,6 +159,15 @@ def test_a_run_whose_stages_were_all_cached_is_complete_in_mlflow(road: Workspac
     assert cached[0] == "FINISHED" and {"lineage", "reports"} <= set(cached[3])
 
 
+def test_a_versions_page_in_mlflow_has_the_metrics_of_its_report(road: Workspace) -> None:
+    client, version = (registry := Registry(road, Params.read(road.params))).client, "1"
+    model = client.get_logged_model(client.get_model_version(registry.model, version).model_id)
+    models = read_json(road.evaluation / "evaluation.json")["models"]
+    reported = {f"{name}.{metric}": value for name in models for metric, value in models[name]["metrics"].items()}
+    assert {metric.key: metric.value for metric in model.metrics} == pytest.approx(reported)
+    assert all(len(client.get_metric_history(model.source_run_id, name)) == 1 for name in reported)
+
+
 @pytest.mark.slow
 def test_a_model_trained_on_from_the_champion_is_judged_beside_it(road: Workspace) -> None:
     set_params(road, train__start="champion")
