@@ -82,6 +82,7 @@ CASES = [
         "train.frozen and train.lora are both set: a frozen encoder has no adapters; set one to null",
     ),
     ({"train.frozen": "encoder", "train.processes": 2}, "train.processes: must be 1 where train.frozen is set, not 2"),
+    ({"train.sharded": True}, "train.sharded: must be false where train.processes is 1, and where train.lora is set"),
     # bounds
     ({"train.learning_rate": 0.0}, "train.learning_rate: is 0.0; should be greater than 0"),
     ({"train.clip": float("inf")}, "train.clip: is inf; should be a finite number"),

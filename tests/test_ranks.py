@@ -1,14 +1,18 @@
 """Several processes learn what one does."""
 
 import csv
+from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from test_loop import tuned, workspace  # noqa: F401 - a fixture
 from tiny import set_params
 
 from staytuned.errors import ParamsError, TrainingError
+from staytuned.files import sha256
 from staytuned.params import Params
 from staytuned.stages import train
+from staytuned.training.loop import fit
 from staytuned.workspace import Workspace
 
 
@@ -30,6 +34,59 @@ def test_two_processes_have_the_losses_of_one_at_the_same_batch_though_their_sha
     assert len(found[0]) == 2
     for before, after in zip(*found, strict=True):
         assert after == pytest.approx(before, rel=1e-4)
+
+
+@pytest.mark.parametrize("sharpness", [0.0, 0.05])
+def test_a_model_in_shares_learns_what_a_whole_one_does(workspace: Workspace, sharpness: float) -> None:
+    found = []
+    for processes, sharded in ((1, False), (2, True)):
+        options = {"train__processes": processes, "train__sharded": sharded, "train__sharpness": sharpness}
+        # of 9 rows, 2 at once: one process reads three times, the other twice and then some row that does not count
+        set_params(workspace, train__batch_size=9, train__micro_batch=2, train__epochs=1, **options)
+        train.run(workspace, Params.read(workspace.params))
+        weights = load_file(workspace.candidate / "model.safetensors")
+        found.append((points(workspace), weights))
+    (curve, weights), (curve_in_shares, weights_in_shares) = found
+    for before, after in zip(curve, curve_in_shares, strict=True):
+        assert after == pytest.approx(before, rel=1e-3)
+    assert weights.keys() == weights_in_shares.keys()
+    for name, whole in weights.items():
+        if not name.endswith("key.bias"):  # softmax does not see it: its gradient is rounding, which AdamW makes large
+            assert weights_in_shares[name] == pytest.approx(whole, abs=2e-3), name
+
+
+def test_a_model_in_shares_that_is_cut_off_goes_on_to_the_same_bits(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> str:
+        train.run(workspace, Params.read(workspace.params))
+        return sha256(workspace.candidate / "model.safetensors")
+
+    class Cut(Exception):
+        """What ends a training before its time."""
+
+    def cut_off(*arguments: Any) -> None:
+        *rest, step_done, checkpoints = arguments
+        steps = iter(range(1, 6))
+
+        def count() -> None:
+            step_done()
+            if next(steps) == 5:
+                checkpoints.close()  # the one of step 4 is written
+                raise Cut
+
+        fit(*rest, count, checkpoints)
+
+    options = {"train__processes": 2, "train__sharded": True, "train__epochs": 2, "train__dropout": 0.1}
+    set_params(workspace, train__checkpoints={"every_steps": 2, "keep": 2}, **options)
+    expected = run()
+    (workspace.candidate / "model.safetensors").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "fit", cut_off)
+        with pytest.raises(Cut):
+            run()
+    assert list(workspace.checkpoints.rglob("*.safetensors"))
+    assert run() == expected
 
 
 def test_what_ends_another_process_is_said(workspace: Workspace) -> None:

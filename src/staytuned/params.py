@@ -128,6 +128,8 @@ def _against_training(task: Any, name: str, train: dict[str, Any]) -> list[str]:
     found = []
     if not task.divisible and (train.get("micro_batch"), train.get("processes")) != (None, 1):
         found.append("train: micro_batch must be null and processes 1: task.name's loss compares the rows of a batch")
+    if train.get("sharded") and (train.get("processes") == 1 or train.get("lora") is not None):
+        found.append("train.sharded: must be false where train.processes is 1, and where train.lora is set")
     if train.get("frozen") is None:
         return found
     if not task.freezable:

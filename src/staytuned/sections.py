@@ -151,6 +151,7 @@ class Train(Section):
     replay: Annotated[float, Field(ge=0)]
     continued_rate: Positive
     processes: Count
+    sharded: bool
     device: Literal["auto", "cpu", "cuda"]
     epochs: Count
     batch_size: Count

@@ -15,6 +15,7 @@ from staytuned.tasks import Side, Task
 from staytuned.training.checkpoint import Checkpoints
 from staytuned.training.memory import memory_for
 from staytuned.training.order import shuffled_batches
+from staytuned.training.sharded import gathered, shard, summed
 from staytuned.training.state import Point, Training, Weights
 from staytuned.training.step import make_optimizer, train_step
 
@@ -46,6 +47,8 @@ def fit(
     """
     device = pick_device(params.device)
     task.look_at(train)
+    if params.sharded:
+        shard(model, device)
     model.to(device).train()
     optimizer = make_optimizer(model, params)
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -114,7 +117,7 @@ def _weights(model: torch.nn.Module, params: Train) -> Weights:
         from staytuned.modelling.lora import merged
 
         return merged(model)
-    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    return {name: gathered(value.detach()).cpu().clone() for name, value in model.state_dict().items()}
 
 
 def _check(training: Training, examples: Examples, params: Train) -> None:
@@ -127,7 +130,7 @@ def _check(training: Training, examples: Examples, params: Train) -> None:
     for step, loss in enumerate(losses, training.step + 1 - len(losses)):
         if not math.isfinite(loss):
             raise _stopped(f"the loss is {loss} at step {step}", step, examples, params)
-    if not all(weight.isfinite().all() for weight in training.model.parameters()):  # the last step did that
+    if not all(summed(weight.isfinite().all()) for weight in training.model.parameters()):  # the last step did that
         raise _stopped(f"the weights are no finite numbers after step {training.step}", training.step, examples, params)
 
 

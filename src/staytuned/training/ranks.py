@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from torch import distributed
+from torch.distributed.tensor import DTensor
 
 from staytuned.errors import ParamsError, TrainingError
 from staytuned.processes import DRIVER
@@ -122,22 +123,23 @@ def part_random_numbers(seed: int) -> None:
         torch.manual_seed(seed + 2**32 * distributed.get_rank())
 
 
-def share(batch: Batch) -> tuple[Batch, float]:
-    """The part of a batch that is this process's own, and 1; or, if there is none left for it, some row, and 0.
-
-    So that every process has a gradient of the same weights.
-    """
+def share(batch: Batch) -> tuple[Batch, int]:
+    """The part of a batch that is this process's own, which may be empty, and the size of the largest part of all."""
     if not distributed.is_initialized():
-        return batch, 1.0
-    own = batch.rows(slice(distributed.get_rank(), None, distributed.get_world_size()))
-    return (own, 1.0) if own.size else (batch.rows(slice(0, 1)), 0.0)
+        return batch, batch.size
+    count = distributed.get_world_size()
+    return batch.rows(slice(distributed.get_rank(), None, count)), -(-batch.size // count)
 
 
 def add_up(loss: torch.Tensor, model: torch.nn.Module) -> torch.Tensor:
-    """Add up the gradients of all processes, in place, and their losses, which is returned."""
+    """Add up the gradients of all processes, in place, and their losses, which is returned.
+
+    Those of a model in shares were added up as they were made.
+    """
     if not distributed.is_initialized():
         return loss
     slopes = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    slopes = [slope for slope in slopes if not isinstance(slope, DTensor)]
     flat = torch.cat([loss.reshape(1), *(slope.flatten() for slope in slopes)])
     distributed.all_reduce(flat)
     totals = torch.split(flat[1:], [slope.numel() for slope in slopes])

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from staytuned.training import ranks
+from staytuned.training.sharded import gathered, restore_model, restore_optimizer
 
 Weights = dict[str, torch.Tensor]
 
@@ -58,8 +59,8 @@ class Training:
     def restore(self, state: dict[str, Any]) -> None:
         """Take up what ``state`` gave, on whatever device the model is."""
         device = next(self.model.parameters()).device
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_model(self.model, state["model"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         self.losses = [loss.to(device) for loss in state["losses"]]
         self.step, self.best, self.best_at = state["step"], state["best"], state["best_at"]
         self.curve = [Point(*values) for values in state["curve"]]
@@ -75,7 +76,7 @@ def _random_states() -> list[torch.Tensor]:
 
 def _copied(tree: Any) -> Any:
     if isinstance(tree, torch.Tensor):
-        return tree.detach().clone(memory_format=torch.contiguous_format)
+        return gathered(tree.detach()).clone(memory_format=torch.contiguous_format)
     if isinstance(tree, dict):
         return {key: _copied(value) for key, value in tree.items()}
     return [_copied(value) for value in tree] if isinstance(tree, list | tuple) else tree

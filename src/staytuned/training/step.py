@@ -10,6 +10,7 @@ from staytuned.sections import Train
 from staytuned.tasks import Batch, Task
 from staytuned.training import ranks
 from staytuned.training.adamw import AdamW, sparse_embeddings
+from staytuned.training.sharded import summed
 
 
 def make_optimizer(model: torch.nn.Module, params: Train) -> AdamW:
@@ -51,10 +52,12 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
 def _gradient(task: Task, model: torch.nn.Module, batch: Batch, params: Train) -> torch.Tensor:
     """The mean loss of a batch; its gradient is left in the parameters. Each part weighs as many terms as it has."""
     device, terms = next(model.parameters()).device, max(1, task.terms(batch))
-    own, counts = ranks.share(batch)
-    losses, size = [], params.micro_batch or own.size
-    for start in range(0, own.size, size):
-        part = own.rows(slice(start, start + size))
+    own, largest = ranks.share(batch)
+    losses, size = [], params.micro_batch or largest
+    for start in range(0, largest, size):  # as often in each process: they may have to put layers together
+        part, counts = own.rows(slice(start, start + size)), 1.0
+        if not part.size:
+            part, counts = batch.rows(slice(0, 1)), 0.0
         losses.append(_backward(task, model, part.on(device), counts * task.terms(part) / terms))
     return ranks.add_up(torch.stack(losses).sum(), model)
 
@@ -71,7 +74,7 @@ def clip(weights: Iterable[torch.Tensor], limit: float) -> None:
     """Scale all gradients down to a norm of ``limit``, where it is larger, as torch's ``clip_grad_norm_`` does."""
     slopes = [slope for _, slope in _slopes(weights)]
     values = [slope.values() if slope.is_sparse else slope for slope in slopes]
-    scale = limit / (torch.nn.utils.get_total_norm(values) + 1e-6)
+    scale = limit / (summed(torch.nn.utils.get_total_norm(values)) + 1e-6)
     if scale.is_cuda or scale < 1:  # a GPU is not waited for
         torch._foreach_mul_(values, scale.clamp(max=1.0))
 
@@ -85,7 +88,7 @@ def uphill(weights: Iterable[torch.Tensor], radius: float) -> Iterator[None]:
     """
     slopes = _slopes(weights)
     values = [slope.values() if slope.is_sparse else slope for _, slope in slopes]
-    scale = radius / (torch.nn.utils.get_total_norm(values) + 1e-12)
+    scale = radius / (summed(torch.nn.utils.get_total_norm(values)) + 1e-12)
     climb = [(weight, slope * scale) for weight, slope in slopes]
     with torch.no_grad():
         for weight, step in climb:
