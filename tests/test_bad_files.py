@@ -42,8 +42,8 @@ def parquet(spoil: Callable[[bytes], bytes]) -> bytes:
 # name of the file, its bytes (None: there is none), what the error says, and its exit status
 REFUSED: list[tuple[str, bytes | None, list[str], int]] = [
     ("missing.csv", None, ["there is no file", "missing.csv", "check the path"], 66),
-    ("empty.csv", b"", ["empty.csv is empty", "nothing was ingested"], 65),
-    ("header.csv", HEADER, ["header.csv has no rows", "nothing was ingested"], 65),
+    ("empty.csv", b"", ["empty.csv is empty", "give a file with rows"], 65),
+    ("header.csv", HEADER, ["header.csv has no rows", "give a file with rows"], 65),
     ("rows.xlsx", ROW, ["'.xlsx'", "known endings: .csv, .tsv, .jsonl, .parquet"], 65),
     ("cut.csv", HEADER + ROW + b'9-2,"a dull', ["cut.csv, near line 3", "is the file cut short"], 65),
     (

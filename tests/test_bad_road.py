@@ -64,6 +64,7 @@ def test_a_typo_in_the_params_is_named_with_what_was_meant(road: Workspace) -> N
 def test_without_a_champion_or_rows_the_next_step_is_named(tmp_path: Path) -> None:
     workspace = init(tmp_path / "workspace")
     refused(staytuned(workspace, "predict", "a lamp"), 66, "there is no champion yet", "`staytuned run`")
+    refused(staytuned(workspace, "predict", " "), 65, "the text is blank")
     refused(staytuned(workspace, "run"), 65, "there is no batch yet", "`staytuned ingest FILE`")
 
 

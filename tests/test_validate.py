@@ -279,6 +279,22 @@ def test_corrected_rows_are_readmitted_under_their_own_id_once(tmp_path: Path) -
     assert {row["key"] for row in quarantined(workspace)} >= {f"{batch}:0", f"{batch}:1"}
 
 
+def test_corrected_rows_that_are_still_wrong_are_no_reason_to_stop(tmp_path: Path) -> None:
+    workspace, params = make(tmp_path / "workspace")
+    strict = params.model_copy(
+        update={"validate_": params.validate_.model_copy(update={"quarantine_budget": 0.25})},
+    )
+    rows = make_rows(8)
+    rows[0]["label"], rows[1]["label"] = "meh", "meh"
+    add(workspace, params, rows)
+    validate.run(workspace, strict)
+    wrong, other = quarantined(workspace)
+    readmit(workspace, [wrong, other | {"label": "neutral"}])  # half of them
+    readmit(workspace, [wrong | {"label": "neutral"}, other | {"label": "neutral"}])  # the other half was there before
+    validate.run(workspace, strict)
+    assert len(accepted(workspace)) == 8
+
+
 def test_above_the_budget_the_run_stops_and_the_accepted_rows_stay_as_they_were(tmp_path: Path) -> None:
     workspace, params = make(tmp_path / "workspace")
     strict = params.model_copy(

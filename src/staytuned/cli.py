@@ -275,7 +275,7 @@ def main() -> int:
     """Run a command; the exit status is that of staytuned.errors."""
     arguments = parser().parse_args()
     if arguments.command is predict and (
-        bool(arguments.text) == bool(arguments.file) or bool(arguments.file) != bool(arguments.out)
+        (arguments.text is None) != bool(arguments.file) or bool(arguments.file) != bool(arguments.out)
     ):
         arguments.usage_error("give a text, or --file with --out")
     from staytuned.errors import StaytunedError, from_os_error

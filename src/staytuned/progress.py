@@ -39,7 +39,12 @@ class _Lines(Progress):
 
 def bar() -> Progress:
     """A progress display; use it as a context manager and add tasks to it."""
-    columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
     return (Progress if console.is_terminal else _Lines)(*columns, console=console)
 
 

@@ -40,8 +40,10 @@ def predict_text(workspace: Workspace, text: str, pair: str | None = None) -> st
     """One line: the answer, how sure it is, the version that gives it.
 
     Raises:
-        DataError: the task is on pairs and there is no second text.
+        DataError: the text is blank, or the task is on pairs and there is no second one.
     """
+    if not text.strip():
+        raise DataError("the text is blank; give one that says something")
     version, model = champion(workspace)
     if "text_pair" in model.task.columns and not pair:
         raise DataError(f"{model.task.options.name} is about two texts; give the second with --pair")
@@ -67,6 +69,8 @@ def predict_file(workspace: Workspace, source: Path, target: Path) -> tuple[int,
     reader = Reader(source, columns, params.ingest.encodings, formats, lenient=True)
     rows = reader.rows()
     first = list(itertools.islice(rows, CHUNK))  # the file is looked at before the model is loaded
+    if not first:
+        raise DataError(f"{source} has no rows; give a file with rows")
     ids = reader.columns.keep
     version, model = champion(workspace)
 

@@ -63,7 +63,7 @@ def add(workspace: Workspace, reader: Reader, readmits: bool = False) -> tuple[B
                 digest.update("".join(_content(row) for row in chunk).encode())
                 writer.write_table(pyarrow.Table.from_pylist(chunk, schema=schema))
         if not rows:
-            raise DataError(f"{reader.path} has no rows; nothing was ingested")
+            raise DataError(f"{reader.path} has no rows; give a file with rows")
     entry = Batch(
         batch=digest.hexdigest(),
         rows=rows,

@@ -71,7 +71,7 @@ class Reader:
         if not self.path.is_file():
             raise MissingError(f"there is no file {self.path}; check the path")
         if self.path.stat().st_size == 0:
-            raise DataError(f"{self.path} is empty; nothing was ingested")
+            raise DataError(f"{self.path} is empty; give a file with rows")
         kinds = {".csv": self._csv, ".tsv": self._csv, ".jsonl": self._jsonl, ".parquet": self._parquet}
         ending = self.path.suffix.lower()
         if ending in self.formats:
