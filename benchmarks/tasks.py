@@ -46,6 +46,13 @@ class Job:
     predict: list[str] = field(default_factory=lambda: ["predict", "it works well"])
 
 
+FEW_ROWS = {
+    "train__batch_size": 16,
+    "train__epochs": 15,
+    "train__learning_rate": 3e-4,
+    "train__head_learning_rate": 5e-3,
+}
+
 SMOLLM = {  # 135 million weights: low-rank adapters, short texts, one seed
     "train__lora": {"rank": 8, "alpha": 16},
     "train__learning_rate": 4e-4,
@@ -120,12 +127,12 @@ JOBS = {
     "acts": Job(
         "multi-label-classification",
         acts,
-        {
+        FEW_ROWS
+        | {
             "task__labels": act_names,
             "ingest__columns__id": "id",
             "ingest__columns__group": "document",
             "encode__max_tokens": 64,
-            "train__learning_rate": 2e-4,
             "split__test": 0.22,
         },
         ["predict", "Please find me a table for two at noon."],
@@ -133,7 +140,8 @@ JOBS = {
     "acts-and-speaker": Job(
         "several-tasks",
         acts,
-        {
+        FEW_ROWS
+        | {
             "task__parts": lambda data: [
                 {
                     "column": "acts",
@@ -148,8 +156,6 @@ JOBS = {
             "ingest__columns__id": "id",
             "ingest__columns__group": "document",
             "encode__max_tokens": 64,
-            "train__learning_rate": 2e-4,
-            "train__epochs": 4,
             "split__test": 0.22,
         },
         ["predict", "Please find me a table for two at noon."],
