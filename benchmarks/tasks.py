@@ -26,6 +26,7 @@ from real_data import (
     intents,
     own_or_other,
     ratings,
+    sentences,
     summaries,
     translations,
 )
@@ -97,7 +98,7 @@ JOBS = {
     "xquad": Job(
         "question-answering",
         given("qa/xquad.en.json"),
-        {},
+        {"train__epochs": 8, "train__learning_rate": 3e-4},
         ["predict", "Who wrote it?", "--pair", "The book is old. It was written by Ada Lovelace in London."],
     ),
     "ratings": Job(
@@ -117,6 +118,12 @@ JOBS = {
         abstracts(4000, "title", "abstract"),
         {"train__epochs": 1, "encode__max_tokens": 128},
         ["predict", "Deep learning", "--pair", "We train a neural network of many layers."],
+    ),
+    "tatoeba-search": Job(
+        "sentence-retrieval",
+        sentences,
+        {"train__epochs": 8, "train__learning_rate": 3e-4, "encode__max_tokens": 48},
+        ["predict", "I do not know.", "--pair", "我不知道。"],
     ),
     "own-or-other": Job(
         "sentence-pairs",
