@@ -7,6 +7,7 @@ each job: rows, epochs, seconds of the road, the first metric with its interval,
 candidate is better, and the answer to one row. Ends with 1 where the gain's interval holds 0.
 """
 
+import json
 import subprocess
 import sys
 import time
@@ -56,8 +57,8 @@ FEW_ROWS = {
 
 SMOLLM = {  # 135 million weights: low-rank adapters, short texts, one seed
     "train__lora": {"rank": 8, "alpha": 16},
-    "train__learning_rate": 4e-4,
-    "train__head_learning_rate": 4e-4,
+    "train__learning_rate": 8e-4,
+    "train__head_learning_rate": 8e-4,
     "train__epochs": 1,
     "encode__max_tokens": 256,
     "split__test": 0.31,
@@ -170,7 +171,7 @@ JOBS = {
     "scitldr": Job(
         "text-generation",
         summaries,
-        SMOLLM | {"train__epochs": 2, "task__max_target_tokens": 48},
+        SMOLLM | {"task__max_target_tokens": 48},
         ["predict", "We train a large network on little data. It generalises well. The reason is not known."],
     ),
     "tatoeba": Job(
@@ -178,10 +179,15 @@ JOBS = {
         translations,
         SMOLLM
         | {"task__metric": "chrf", "task__bleu_words": "char", "task__prompt": "English: {text}\nChinese: "}
-        | {"task__max_target_tokens": 40, "encode__max_tokens": 96, "split__test": 0.1, "train__epochs": 2},
+        | {"task__max_target_tokens": 40, "encode__max_tokens": 96, "split__test": 0.18, "train__epochs": 2},
         ["predict", "I do not know."],
     ),
-    "sgd": Job("dialogue", chats, SMOLLM | {"ingest__columns__group": "document", "task__max_reply_tokens": 40}),
+    "sgd": Job(
+        "dialogue",
+        chats,
+        SMOLLM | {"ingest__columns__group": "document", "task__max_reply_tokens": 40, "train__epochs": 2},
+        ["predict", json.dumps([{"role": "user", "content": "Please find me a table for two at noon."}])],
+    ),
     "arxiv-language": Job("language-modelling", abstracts(660, "abstract"), SMOLLM),
 }
 
