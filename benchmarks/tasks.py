@@ -99,7 +99,7 @@ JOBS = {
     "xquad": Job(
         "question-answering",
         given("qa/xquad.en.json"),
-        {"train__epochs": 6, "train__learning_rate": 3e-4},
+        {"train__epochs": 5, "train__learning_rate": 3e-4},
         ["predict", "Who wrote it?", "--pair", "The book is old. It was written by Ada Lovelace in London."],
     ),
     "ratings": Job(
@@ -171,7 +171,7 @@ JOBS = {
     "scitldr": Job(
         "text-generation",
         summaries,
-        SMOLLM | {"task__max_target_tokens": 48},
+        SMOLLM | {"task__max_target_tokens": 40, "encode__max_tokens": 192},
         ["predict", "We train a large network on little data. It generalises well. The reason is not known."],
     ),
     "tatoeba": Job(
@@ -185,7 +185,7 @@ JOBS = {
     "sgd": Job(
         "dialogue",
         chats,
-        SMOLLM | {"ingest__columns__group": "document", "task__max_reply_tokens": 40},
+        SMOLLM | {"ingest__columns__group": "document", "task__max_reply_tokens": 24},
         ["predict", json.dumps([{"role": "user", "content": "Please find me a table for two at noon."}])],
     ),
     "arxiv-titles": Job(
