@@ -185,7 +185,7 @@ JOBS = {
     "sgd": Job(
         "dialogue",
         chats,
-        SMOLLM | {"ingest__columns__group": "document", "task__max_reply_tokens": 24},
+        SMOLLM | {"ingest__columns__group": "document", "task__max_reply_tokens": 24, "split__test": 0.28},
         ["predict", json.dumps([{"role": "user", "content": "Please find me a table for two at noon."}])],
     ),
     "arxiv-titles": Job(
