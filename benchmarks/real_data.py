@@ -72,19 +72,23 @@ def summaries(data: Path, scratch: Path) -> list[Path]:
 
 
 def translations(data: Path, scratch: Path) -> list[Path]:
-    """Every 8th pair of Tatoeba, which come by length: 2,551 of all lengths."""
-    with (data / "translation/tatoeba_en_zh/cmn.txt").open(encoding="utf-8") as lines:
-        pairs = (line.rstrip("\n").split("\t")[:2] for line in islice(lines, 0, None, 8))
-        rows = [{"text": english, "label": chinese} for english, chinese in pairs]
+    """Every 16th pair of Tatoeba: 1,276."""
+    rows = [{"text": english, "label": chinese} for english, chinese in _english_chinese(data, 16)]
     return [_jsonl(scratch / "translations.jsonl", rows)]
 
 
+def sentences(data: Path, scratch: Path) -> list[Path]:
+    """Every 4th pair of Tatoeba, to find the Chinese sentence for the English one: 5,101."""
+    rows = [{"text": english, "text_pair": chinese} for english, chinese in _english_chinese(data, 4)]
+    return [_jsonl(scratch / "sentences.jsonl", rows)]
+
+
 def chats(data: Path, scratch: Path) -> list[Path]:
-    """Chats of ``TURNS`` turns, cut out of the dialogues one after the other."""
+    """Chats of ``TURNS`` turns, cut out of the dialogues at each turn of the user's, so that they overlap by half."""
     rows = []
     for dialogue in _dialogues(data):
         turns = [{"role": role, "content": turn["utterance"]} for role, turn in _turns(dialogue)]
-        for start in range(0, len(turns) - TURNS + 1, TURNS):
+        for start in range(0, len(turns) - TURNS + 1, 2):
             chat = turns[start : start + TURNS]
             rows.append({"messages": chat, "document": dialogue["dialogue_id"]})
     return [_jsonl(scratch / "chats.jsonl", rows)]
@@ -113,6 +117,12 @@ def intents(data: Path) -> list[str]:
     """All intents of Banking77."""
     with (data / "intent/banking77/train.csv").open(encoding="utf-8", newline="") as handle:
         return sorted({row["category"] for row in csv.DictReader(handle)})
+
+
+def _english_chinese(data: Path, every: int) -> list[list[str]]:
+    """Pairs of Tatoeba, which come by length, so that every so many of them are of all lengths."""
+    with (data / "translation/tatoeba_en_zh/cmn.txt").open(encoding="utf-8") as lines:
+        return [line.rstrip("\n").split("\t")[:2] for line in islice(lines, 0, None, every)]
 
 
 def _papers(data: Path) -> Iterator[dict[str, str]]:

@@ -3,13 +3,14 @@
 usage: python benchmarks/tasks.py DATA FOLDER NAME...     NAME: of a job below; FOLDER keeps the workspaces
 
 DATA holds the public data sets named in docs/tasks.md, each in a folder of its own. Prints a line of its table for
-each job: rows, epochs, seconds of the road, the first metric with its interval, what there was before, by how much the
-candidate is better, and the answer to one row. Ends with 1 where the gain's interval holds 0.
+each job: rows, epochs, processor seconds of the road, the first metric with its interval, what there was before, by how
+much the candidate is better, and the answer to one row. Ends with 1 where the gain's interval holds 0.
 """
 
+import json
+import resource
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from real_data import (
     intents,
     own_or_other,
     ratings,
+    sentences,
     summaries,
     translations,
 )
@@ -46,10 +48,17 @@ class Job:
     predict: list[str] = field(default_factory=lambda: ["predict", "it works well"])
 
 
+FEW_ROWS = {
+    "train__batch_size": 16,
+    "train__epochs": 15,
+    "train__learning_rate": 3e-4,
+    "train__head_learning_rate": 5e-3,
+}
+
 SMOLLM = {  # 135 million weights: low-rank adapters, short texts, one seed
     "train__lora": {"rank": 8, "alpha": 16},
-    "train__learning_rate": 4e-4,
-    "train__head_learning_rate": 4e-4,
+    "train__learning_rate": 8e-4,
+    "train__head_learning_rate": 8e-4,
     "train__epochs": 1,
     "encode__max_tokens": 256,
     "split__test": 0.31,
@@ -59,12 +68,13 @@ SMOLLM = {  # 135 million weights: low-rank adapters, short texts, one seed
 JOBS = {
     "banking77": Job(
         "text-classification",
-        given("intent/banking77/train.csv", "intent/banking77/test.csv"),
+        given("intent/banking77/test.csv"),  # 40 rows an intent, enough to learn and to judge
         {
             "task__labels": intents,
             "ingest__columns__label": "category",
-            "train__epochs": 3,
-            "train__learning_rate": 2e-4,
+            "train__epochs": 8,
+            "train__learning_rate": 3e-4,
+            "split__test": 0.2,
             "encode__max_tokens": 64,
         },
         ["predict", "my card has not arrived"],
@@ -90,7 +100,7 @@ JOBS = {
     "xquad": Job(
         "question-answering",
         given("qa/xquad.en.json"),
-        {},
+        {"train__epochs": 5, "train__learning_rate": 3e-4},
         ["predict", "Who wrote it?", "--pair", "The book is old. It was written by Ada Lovelace in London."],
     ),
     "ratings": Job(
@@ -111,6 +121,12 @@ JOBS = {
         {"train__epochs": 1, "encode__max_tokens": 128},
         ["predict", "Deep learning", "--pair", "We train a neural network of many layers."],
     ),
+    "tatoeba-search": Job(
+        "sentence-retrieval",
+        sentences,
+        {"train__epochs": 6, "train__learning_rate": 3e-4, "encode__max_tokens": 48},
+        ["predict", "I do not know.", "--pair", "我不知道。"],
+    ),
     "own-or-other": Job(
         "sentence-pairs",
         own_or_other(4000),
@@ -120,12 +136,12 @@ JOBS = {
     "acts": Job(
         "multi-label-classification",
         acts,
-        {
+        FEW_ROWS
+        | {
             "task__labels": act_names,
             "ingest__columns__id": "id",
             "ingest__columns__group": "document",
             "encode__max_tokens": 64,
-            "train__learning_rate": 2e-4,
             "split__test": 0.22,
         },
         ["predict", "Please find me a table for two at noon."],
@@ -133,7 +149,8 @@ JOBS = {
     "acts-and-speaker": Job(
         "several-tasks",
         acts,
-        {
+        FEW_ROWS
+        | {
             "task__parts": lambda data: [
                 {
                     "column": "acts",
@@ -148,8 +165,6 @@ JOBS = {
             "ingest__columns__id": "id",
             "ingest__columns__group": "document",
             "encode__max_tokens": 64,
-            "train__learning_rate": 2e-4,
-            "train__epochs": 4,
             "split__test": 0.22,
         },
         ["predict", "Please find me a table for two at noon."],
@@ -157,7 +172,7 @@ JOBS = {
     "scitldr": Job(
         "text-generation",
         summaries,
-        SMOLLM | {"train__epochs": 2, "task__max_target_tokens": 48},
+        SMOLLM | {"task__max_target_tokens": 40, "encode__max_tokens": 192},
         ["predict", "We train a large network on little data. It generalises well. The reason is not known."],
     ),
     "tatoeba": Job(
@@ -165,11 +180,21 @@ JOBS = {
         translations,
         SMOLLM
         | {"task__metric": "chrf", "task__bleu_words": "char", "task__prompt": "English: {text}\nChinese: "}
-        | {"task__max_target_tokens": 40, "encode__max_tokens": 96, "split__test": 0.1, "train__epochs": 2},
+        | {"task__max_target_tokens": 40, "encode__max_tokens": 96, "split__test": 0.18, "train__epochs": 2},
         ["predict", "I do not know."],
     ),
-    "sgd": Job("dialogue", chats, SMOLLM | {"ingest__columns__group": "document", "task__max_reply_tokens": 40}),
-    "arxiv-language": Job("language-modelling", abstracts(660, "abstract"), SMOLLM),
+    "sgd": Job(
+        "dialogue",
+        chats,
+        SMOLLM | {"ingest__columns__group": "document", "task__max_reply_tokens": 24, "split__test": 0.28},
+        ["predict", json.dumps([{"role": "user", "content": "Please find me a table for two at noon."}])],
+    ),
+    "arxiv-titles": Job(
+        "language-modelling",
+        abstracts(3300, "title"),
+        SMOLLM | {"train__batch_size": 16},
+        ["predict", "Deep learning of graphs"],
+    ),
 }
 
 
@@ -187,13 +212,19 @@ def prepare(data: Path, place: Path, name: str) -> None:
             wall(["staytuned", "ingest", str(file)], place)
 
 
+def processor_seconds() -> float:
+    """Of all processes that have ended below this one: other work on the machine does not count."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def run(data: Path, folder: Path, name: str) -> bool:
     """One job; whether it is better than what there was before by more than the interval."""
     job, place = JOBS[name], folder / name
     prepare(data, place, name)
-    start = time.perf_counter()
+    seconds = -processor_seconds()
     wall(["staytuned", "run"], place)
-    seconds = time.perf_counter() - start
+    seconds += processor_seconds()
     said = subprocess.run(["staytuned", *job.predict], cwd=place, env=ENVIRONMENT, capture_output=True, text=True)
     report = read_json(Workspace(place).evaluation / "evaluation.json")
     sides = read_json(Workspace(place).reports / "split.json")["sides"]

@@ -92,6 +92,31 @@ def test_a_decoder_learns_the_target_and_its_end_and_nothing_of_the_prompt(decod
     }
 
 
+@pytest.mark.parametrize("model", ["decoder", "encoder-decoder"])
+def test_each_label_costs_what_all_logits_say_and_nothing_is_predicted_where_no_row_has_one(
+    decoder: Path, both: Path, model: str
+) -> None:
+    base = decoder if model == "decoder" else both
+    task = task_of(model)
+    rows = labelled(("the lamp", "bright"), ("the lamp is grey and bright", "buy it"), ("note", None))
+    batch = task.batch(examples_of(task, adapted(task, base), rows), [0, 1, 2], None)
+    judge = base_model(task.kind, base)
+    seen: list[int] = []
+    judge.encoder.lm_head.register_forward_hook(lambda layer, read, logits: seen.append(logits.shape[1]))
+    labels = batch.inputs["labels"]
+    with torch.inference_mode():
+        said = judge(**batch.inputs)
+        inputs = {name: value for name, value in batch.inputs.items() if name != "labels"}
+        if model == "encoder-decoder":
+            inputs["decoder_input_ids"] = judge.encoder.prepare_decoder_input_ids_from_labels(labels)
+        logits = judge.encoder(**inputs).logits
+    wanted = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+    torch.testing.assert_close(said, wanted)
+    assert (said > 0).tolist() == (labels >= 0).tolist()
+    if model == "decoder":
+        assert seen == [int((labels >= 0).any(dim=0).sum()), labels.shape[1]]
+
+
 def test_an_encoder_decoder_reads_the_prompt_and_learns_the_target(both: Path) -> None:
     task = task_of("encoder-decoder")
     [row] = encoded(task, adapted(task, both), ("the lamp is grey", "grey lamp"))
