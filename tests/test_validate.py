@@ -295,6 +295,17 @@ def test_corrected_rows_that_are_still_wrong_are_no_reason_to_stop(tmp_path: Pat
     assert len(accepted(workspace)) == 8
 
 
+def test_an_id_that_is_written_anew_belongs_to_the_rows_source(tmp_path: Path) -> None:
+    workspace, params = make(tmp_path / "workspace")
+    rows = make_rows(3)
+    add(workspace, params, [*rows, rows[0] | {"text": "another text"}])
+    validate.run(workspace, params)
+    (double,) = quarantined(workspace)
+    readmit(workspace, [double | {"row": "mine"}])
+    validate.run(workspace, params)
+    assert accepted(workspace)[-1]["row"] == "shop:mine"
+
+
 def test_above_the_budget_the_run_stops_and_the_accepted_rows_stay_as_they_were(tmp_path: Path) -> None:
     workspace, params = make(tmp_path / "workspace")
     strict = params.model_copy(

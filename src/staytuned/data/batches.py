@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from staytuned.data.readers import CORE, OWN, Reader, Row
+from staytuned.data.readers import CORE, NO_SOURCE, OWN, Reader, Row
 from staytuned.errors import DataError
 from staytuned.files import PARQUET, replacing, write_text
 from staytuned.sections import Columns
@@ -106,6 +106,9 @@ class Corrected(Reader):
 
     def _ours(self, line: int, values: dict[str, str | None], problem: str | None) -> Row:
         own = {name: values.get(name) or None for name in ("row", "text_pair", "label", "source", "group")}
+        source = f"{own['source'] or NO_SOURCE}:"
+        if own["row"] and not own["row"].startswith(source):  # an id that was written anew
+            own["row"] = source + own["row"]
         return super()._ours(line, values, problem) | own | {"readmits": values.get("key")}
 
 

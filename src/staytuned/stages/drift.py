@@ -234,7 +234,7 @@ def in_words(report: dict[str, Any]) -> str:
     if report["alarm"]:
         return (
             f"Drift: the {window['rows']} newest rows are not like those that version {report['champion']} was made "
-            f"from: {', '.join(alarms)}. Look at the words and examples below; `staytuned run` trains on the new rows "
-            "and lets the gate judge."
+            f"from: {', '.join(alarms)}. Look at the words and examples below; a whole run trains on the new rows and "
+            "lets the gate judge."
         )
     return f"No drift: the {window['rows']} newest rows are like those that version {report['champion']} was made from."
