@@ -10,7 +10,7 @@ from staytuned import progress
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "EVERY", 0.05)
-    monkeypatch.setattr(progress, "LONG", 0.05)
+    monkeypatch.setattr(progress, "LONG", 0.3)
 
 
 def test_a_log_is_told_how_far_long_work_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,5 +29,5 @@ def test_a_log_is_told_of_work_whose_length_is_not_known_only_if_it_takes_long(
     with progress.busy("a moment"):
         pass
     with progress.busy("a while"):
-        time.sleep(0.2)
+        time.sleep(0.6)
     assert capsys.readouterr().err == "  a while\n"

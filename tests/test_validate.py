@@ -251,6 +251,11 @@ def test_a_label_that_contradicts_an_earlier_one_of_its_id_is_quarantined_and_th
     assert bad["reasons"] == "id 'shop:0-0' was there before"
 
 
+def with_budget(params: Params, share: float) -> Params:
+    """The same params with another quarantine budget."""
+    return params.model_copy(update={"validate_": params.validate_.model_copy(update={"quarantine_budget": share})})
+
+
 def readmit(workspace: Workspace, rows: list[dict[str, str]]) -> None:
     path = workspace.root / "corrected.csv"
     with path.open("w", encoding="utf-8", newline="") as handle:
@@ -281,9 +286,7 @@ def test_corrected_rows_are_readmitted_under_their_own_id_once(tmp_path: Path) -
 
 def test_corrected_rows_that_are_still_wrong_are_no_reason_to_stop(tmp_path: Path) -> None:
     workspace, params = make(tmp_path / "workspace")
-    strict = params.model_copy(
-        update={"validate_": params.validate_.model_copy(update={"quarantine_budget": 0.25})},
-    )
+    strict = with_budget(params, 0.25)
     rows = make_rows(8)
     rows[0]["label"], rows[1]["label"] = "meh", "meh"
     add(workspace, params, rows)
@@ -308,9 +311,7 @@ def test_an_id_that_is_written_anew_belongs_to_the_rows_source(tmp_path: Path) -
 
 def test_above_the_budget_the_run_stops_and_the_accepted_rows_stay_as_they_were(tmp_path: Path) -> None:
     workspace, params = make(tmp_path / "workspace")
-    strict = params.model_copy(
-        update={"validate_": params.validate_.model_copy(update={"quarantine_budget": 0.25})},
-    )
+    strict = with_budget(params, 0.25)
     add(workspace, params, make_rows(4))
     validate.run(workspace, strict)
     before = sha256(workspace.accepted)

@@ -67,9 +67,11 @@ def _champion(workspace: Workspace, params: Params, ledger: Ledger) -> list[tupl
 def _drift(workspace: Workspace, ledger: Ledger) -> str:
     """What the last run saw, if it looked at today's champion."""
     file, moves = workspace.drift / "drift.json", promotions(ledger)
+    if not moves:
+        return "not measured yet"
     report = read_json(file) if file.exists() else {"champion": None}
-    if not moves or report["champion"] != moves[-1].facts["version"]:
-        return "not measured yet for this champion: that takes rows that came after it" if moves else "not measured yet"
+    if report["champion"] != moves[-1].facts["version"]:
+        return "not measured yet for this champion: that takes rows that came after it"
     return str(report["said"])
 
 

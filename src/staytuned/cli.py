@@ -75,10 +75,8 @@ def predict(workspace: "Workspace", arguments: argparse.Namespace) -> None:
 
     if arguments.file:
         count, unanswered = serve.predict_file(workspace, arguments.file, arguments.out)
-        print(
-            f"{count} rows in {arguments.out}"
-            + (f", {unanswered} of them unanswered: see `problem`" * bool(unanswered))
-        )
+        but = f", {unanswered} of them unanswered: see `problem`" if unanswered else ""
+        print(f"{count} rows in {arguments.out}{but}")
     else:
         print(serve.predict_text(workspace, arguments.text, arguments.pair))
 

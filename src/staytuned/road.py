@@ -21,14 +21,14 @@ from staytuned.registry.versions import Registry
 from staytuned.summary import not_due, summary
 from staytuned.workspace import Workspace
 
+if TYPE_CHECKING:
+    from staytuned.data.batches import Batch
+    from staytuned.drift.triggers import Answer
+
 MEND = (
     "ingest more rows, train longer (train.epochs; a few dozen steps are too few), or change what the section gate of "
     "params.yaml asks for; then `staytuned run` again"
 )
-
-if TYPE_CHECKING:
-    from staytuned.data.batches import Batch
-    from staytuned.drift.triggers import Answer
 
 
 def run(workspace: Workspace, only_if_needed: bool = False) -> None:

@@ -24,10 +24,11 @@ def main() -> int:
     collect_seldom()
     from staytuned.errors import StaytunedError, from_os_error
     from staytuned.params import Params
-    from staytuned.progress import busy
+    from staytuned.progress import busy, console
     from staytuned.workspace import Workspace
 
     die_with_driver()
+    console.quiet = os.environ.get("RANK", "0") != "0"  # of several processes the first one shows how far they are
     try:
         workspace = Workspace.find()
         params = Params.read(workspace.params)
