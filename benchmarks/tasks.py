@@ -195,6 +195,20 @@ JOBS = {
         SMOLLM | {"train__batch_size": 16},
         ["predict", "Deep learning of graphs"],
     ),
+    "arxiv-masked": Job(
+        "language-modelling",
+        abstracts(6000, "title"),
+        {
+            "task__objective": "masked",
+            "model__base": "sentence-transformers/all-MiniLM-L6-v2",
+            "train__batch_size": 32,
+            "train__epochs": 6,
+            "train__learning_rate": 5e-4,
+            "train__head_learning_rate": 5e-4,
+            "encode__max_tokens": 64,
+        },
+        ["predict", "Deep learning of graphs"],
+    ),
 }
 
 
