@@ -27,7 +27,8 @@ from staytuned.predictor import Predictor, frame_of
 from staytuned.stages import encode, evaluate, split, train, validate
 from staytuned.start import init
 from staytuned.tasks import Side
-from staytuned.tasks.token_classification import Entity, Options, TokenClassification, likeliest_tags, spans_of
+from staytuned.tasks.spans import spans_of
+from staytuned.tasks.token_classification import Entity, Options, TokenClassification, likeliest_tags
 
 TYPES = ["product", "place"]
 OUT, B_PRODUCT, I_PRODUCT, B_PLACE, I_PLACE, NONE = 0, 1, 2, 3, 4, -100

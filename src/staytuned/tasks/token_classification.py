@@ -3,7 +3,6 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -17,13 +16,12 @@ from staytuned.modelling.examples import NOTHING, Examples, list_array
 from staytuned.modelling.words import CHARACTER, WORD, Words, own_pieces, windows, words_of
 from staytuned.sections import Name, TaskOptions, distinct
 from staytuned.tasks import Batch, Metric, Side, Task
+from staytuned.tasks.spans import Span, as_lists, fault, spans_of
 from staytuned.tasks.text_classification import per_class, softmax
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
-
-Span = tuple[int, int, str]  # start and end in characters, the end not included; type
 
 
 class Entity(NamedTuple):
@@ -79,36 +77,14 @@ class TokenClassification(Task):
 
     def labels(self, frame: pandas.DataFrame) -> pandas.Series:
         """Lists of [start, end, type]; also out of lists of {start, end, type}, as predictions are written."""
-        return frame["label"].map(_as_lists, na_action="ignore")
+        return frame["label"].map(as_lists, na_action="ignore")
 
     def faults(self, frame: pandas.DataFrame) -> list[str | None]:
         """A label that is no list of spans; a span that the text or the params do not know; spans that overlap."""
         return [
-            self._fault(text if isinstance(text, str) else "", label) if isinstance(label, str) else None
+            fault(text if isinstance(text, str) else "", label, self.options.types) if isinstance(label, str) else None
             for text, label in zip(frame["text"], frame["label"], strict=True)
         ]
-
-    def _fault(self, text: str, label: str) -> str | None:
-        try:
-            spans = json.loads(label)
-        except (ValueError, RecursionError):
-            spans = None
-        if not isinstance(spans, list) or not all(map(_is_span, spans)):
-            return f"label is no JSON list of [start, end, type]: {label[:80]!r}"
-        for start, end, kind in spans:
-            for bad, why in (
-                (kind not in self.options.types, f"type is none of {', '.join(self.options.types)}"),
-                (start >= end, "span does not start before it ends"),
-                (start < 0 or end > len(text), "span is outside of the text"),
-                (text[start:end].strip() != text[start:end], "span starts or ends with a blank"),
-            ):
-                if bad:
-                    return f"{why}: {json.dumps([start, end, kind], ensure_ascii=False)}"
-        spans = sorted(spans)
-        for one, other in pairwise(spans):
-            if one[1] > other[0]:
-                return f"spans overlap or nest, but entities are flat: {json.dumps([one, other], ensure_ascii=False)}"
-        return None
 
     # Examples
 
@@ -278,11 +254,6 @@ class TokenClassification(Task):
         }
 
 
-def spans_of(label: Any) -> list[Span]:
-    """The spans of a label, in the order of the text; none where there is no label."""
-    return sorted((start, end, kind) for start, end, kind in json.loads(label)) if isinstance(label, str) else []
-
-
 def likeliest_tags(logits: numpy.ndarray) -> numpy.ndarray:
     """The likeliest sequence of tag numbers in which I- follows B- or I- of its type (Viterbi 1967), shape (words,).
 
@@ -300,15 +271,3 @@ def likeliest_tags(logits: numpy.ndarray) -> numpy.ndarray:
     for step in reversed(steps):
         tags.append(step[tags[-1]])
     return numpy.array(tags[-2::-1], int)
-
-
-def _as_lists(label: str) -> str:
-    try:
-        spans = json.loads(label)
-        return json.dumps([[span[name] for name in ("start", "end", "type")] for span in spans], ensure_ascii=False)
-    except (json.JSONDecodeError, TypeError, KeyError):  # the contract says what is wrong with it
-        return label
-
-
-def _is_span(value: Any) -> bool:
-    return isinstance(value, list) and list(map(type, value)) == [int, int, str]
