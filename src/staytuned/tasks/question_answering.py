@@ -1,7 +1,6 @@
 """Extractive question answering: the answer is a span of the context, or there is none."""
 
 import re
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -14,6 +13,7 @@ from pydantic import Field
 from staytuned.modelling.examples import Examples, list_array
 from staytuned.sections import Count, TaskOptions
 from staytuned.tasks import Batch, Metric, Side, Task
+from staytuned.tasks.answer_spans import first_and_last, lengths_allowed, offsets_of, whole
 from staytuned.tasks.squad import answers_in, fault, normalised, read_squad, scores, trimmed
 
 if TYPE_CHECKING:
@@ -107,9 +107,9 @@ class QuestionAnswering(Task):
         labels, contexts = frame["label"], frame["text_pair"].fillna("")
         for (encoding, cut), label, context in zip(self._encodings(tokenizer, frame), labels, contexts, strict=True):
             windows = [encoding, *encoding.overflowing]
-            offsets = [_offsets(window) for window in windows]
+            offsets = [offsets_of(window) for window in windows]
             answers = [(start, start + len(text)) for text, start in answers_in(label) or []]
-            spans = [_span(context, tokens, answers) for tokens in offsets]
+            spans = [first_and_last(context, tokens, answers) for tokens in offsets]
             ids, types = ([number for window in windows for number in getattr(window, name)] for name in IDS)
             starts, ends = numpy.concatenate(offsets).T
             rows.append((ids, types, starts, ends, [len(tokens) for tokens in offsets], *zip(*spans, strict=True)))
@@ -194,11 +194,11 @@ class QuestionAnswering(Task):
             if not len(tokens):
                 continue
             scores = some[tokens, 0][:, None] + some[tokens, 1] - some[0].sum()
-            scores[~_band(len(tokens), self.options.max_answer_tokens)] = -numpy.inf
+            scores[~lengths_allowed(len(tokens), self.options.max_answer_tokens)] = -numpy.inf
             first, last = numpy.unravel_index(scores.argmax(), scores.shape)
             score = float(scores[first, last])
             if score > best.score:
-                start, end = _whole(context, int(begins[tokens[first]]), int(finishes[tokens[last]]))
+                start, end = whole(context, int(begins[tokens[first]]), int(finishes[tokens[last]]))
                 best = Answer(context[start:end], start, end, score)
         return best if best.score > 0 else Answer("", 0, 0, best.score)
 
@@ -245,42 +245,6 @@ class QuestionAnswering(Task):
         }
 
 
-def _offsets(window: "Encoding") -> numpy.ndarray:
-    """Where each token of the context stands, shape (tokens, 2); 0 for the others."""
-    of_context = [part == 1 for part in window.sequence_ids]
-    found: numpy.ndarray = numpy.array(window.offsets, numpy.int32) * numpy.array(of_context)[:, None]
-    return found
-
-
-def _span(context: str, offsets: numpy.ndarray, answers: list[tuple[int, int]]) -> tuple[int, int]:
-    """First and last token of the first answer that a window holds whole; (0, 0) where it holds none."""
-    tokens = numpy.flatnonzero(offsets[:, 1])
-    starts, ends = offsets[tokens].T
-    for start, end in answers:
-        first, last = int(numpy.searchsorted(ends, start, "right")), int(numpy.searchsorted(starts, end, "left")) - 1
-        if first <= last:
-            begin, finish = _whole(context, int(starts[first]), int(ends[last]))
-            if begin <= start and end <= finish:
-                return int(tokens[first]), int(tokens[last])
-    return 0, 0
-
-
-def _whole(context: str, start: int, end: int) -> tuple[int, int]:
-    """A span without white space around it, and with the marks on its letters, which some tokenizers leave out."""
-    text = context[start:end]
-    start += len(text) - len(text.lstrip())
-    end = start + len(text.strip())
-    while 0 < start < end and _is_mark(context[start]):
-        start -= 1
-    while 0 < end < len(context) and _is_mark(context[end]):
-        end += 1
-    return start, end
-
-
-def _is_mark(character: str) -> bool:
-    return unicodedata.category(character).startswith("M")
-
-
 def _parts(values: numpy.ndarray, lengths: numpy.ndarray) -> list[numpy.ndarray]:
     """Cut into consecutive parts of these lengths."""
     return numpy.split(values, numpy.cumsum(lengths)[:-1])
@@ -291,12 +255,6 @@ def _to_learn(firsts: numpy.ndarray, random: numpy.random.Generator) -> list[int
     others = numpy.flatnonzero(firsts == 0)
     drawn = random.choice(others, min(len(others), WITHOUT), replace=False)
     return sorted([*numpy.flatnonzero(firsts).tolist(), *drawn.tolist()])
-
-
-def _band(tokens: int, most: int) -> numpy.ndarray:
-    """Which (first, last) are spans of 1 to ``most`` tokens, shape (tokens, tokens)."""
-    length = numpy.arange(tokens) - numpy.arange(tokens)[:, None]
-    return (length >= 0) & (length < most)
 
 
 def _sentence(question: str, context: str) -> Answer:
