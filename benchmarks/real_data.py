@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from staytuned.data import example
+from staytuned.models import find_base
 
 Files = Callable[[Path, Path], list[Path]]  # of a data folder and a scratch folder: what is ingested
 TURNS = 4  # of a chat, so that it has at most some 256 tokens
@@ -117,6 +118,16 @@ def intents(data: Path) -> list[str]:
     """All intents of Banking77."""
     with (data / "intent/banking77/train.csv").open(encoding="utf-8", newline="") as handle:
         return sorted({row["category"] for row in csv.DictReader(handle)})
+
+
+def with_masked_head(folder: Path) -> None:
+    """all-MiniLM-L6-v2 with a head that predicts masked tokens, which starts from nothing but for the embeddings."""
+    import transformers
+
+    base = find_base("sentence-transformers/all-MiniLM-L6-v2", [])
+    transformers.set_seed(7)
+    transformers.AutoModelForMaskedLM.from_pretrained(base, local_files_only=True).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(base, local_files_only=True).save_pretrained(folder)
 
 
 def _english_chinese(data: Path, every: int) -> list[list[str]]:

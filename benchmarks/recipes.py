@@ -97,7 +97,7 @@ def theirs(space: Workspace, params: Params, task: Task) -> torch.nn.Module:
         report_to="none",
         remove_unused_columns=False,
     )
-    model = their_model(task, find_base(params.model.base, []))
+    model = their_model(task, find_base(params.model.base, [space.base_models]))
     Recipe(task, Examples(pyarrow.concat_tables(tables)), model=model, args=arguments).train()
     return model.eval()
 
@@ -125,7 +125,7 @@ def measured(space: Workspace, name: str, seed: int) -> dict[str, float]:
         params = params.model_copy(update={"train": params.train.model_copy(update={"seed": seed})})
         make_deterministic(seed, params.train.threads)
         task = tasks.load(params)
-        tokenizer = Tokenizer.from_file(str(find_base(params.model.base, []) / "tokenizer.json"))
+        tokenizer = Tokenizer.from_file(str(find_base(params.model.base, [space.base_models]) / "tokenizer.json"))
         task.adapt(tokenizer, params.encode.max_tokens)
         start = time.process_time()
         model = {"ours": ours, "theirs": theirs}[name](space, params, task)

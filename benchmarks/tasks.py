@@ -11,6 +11,7 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from real_data import (
     sentences,
     summaries,
     translations,
+    with_masked_head,
 )
 from tiny import set_params
 
@@ -46,6 +48,7 @@ class Job:
     files: Files
     params: dict[str, Any]
     predict: list[str] = field(default_factory=lambda: ["predict", "it works well"])
+    make_base: Callable[[Path], None] | None = None  # puts the model of ``model__base`` into a folder
 
 
 FEW_ROWS = {
@@ -200,7 +203,7 @@ JOBS = {
         abstracts(6000, "title"),
         {
             "task__objective": "masked",
-            "model__base": "sentence-transformers/all-MiniLM-L6-v2",
+            "model__base": "minilm-with-masked-head",
             "train__batch_size": 32,
             "train__epochs": 6,
             "train__learning_rate": 5e-4,
@@ -208,6 +211,7 @@ JOBS = {
             "encode__max_tokens": 64,
         },
         ["predict", "Deep learning of graphs"],
+        with_masked_head,
     ),
 }
 
@@ -220,6 +224,8 @@ def prepare(data: Path, place: Path, name: str) -> None:
         params = {key: value(data) if callable(value) else value for key, value in job.params.items()}
         plain = {"gate__bounds": {}, "train__sharpness": 0.0}  # plain steps, at half the cost
         set_params(workspace, **plain | {"train__threads": 1} | params)
+        if job.make_base:
+            job.make_base(place / "base-models" / params["model__base"])
         scratch = place / "var"
         scratch.mkdir(exist_ok=True)
         for file in job.files(data, scratch):
