@@ -29,7 +29,7 @@ from staytuned.files import read_json, write_json
 from staytuned.modelling.device import make_deterministic
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone
-from staytuned.models import find_base
+from staytuned.models import base_of
 from staytuned.params import Params
 from staytuned.predictor import Predictor
 from staytuned.stages import encode, split, train, validate
@@ -97,7 +97,7 @@ def theirs(space: Workspace, params: Params, task: Task) -> torch.nn.Module:
         report_to="none",
         remove_unused_columns=False,
     )
-    model = their_model(task, find_base(params.model.base, [space.base_models]))
+    model = their_model(task, base_of(space, params))
     Recipe(task, Examples(pyarrow.concat_tables(tables)), model=model, args=arguments).train()
     return model.eval()
 
@@ -125,7 +125,7 @@ def measured(space: Workspace, name: str, seed: int) -> dict[str, float]:
         params = params.model_copy(update={"train": params.train.model_copy(update={"seed": seed})})
         make_deterministic(seed, params.train.threads)
         task = tasks.load(params)
-        tokenizer = Tokenizer.from_file(str(find_base(params.model.base, [space.base_models]) / "tokenizer.json"))
+        tokenizer = Tokenizer.from_file(str(base_of(space, params) / "tokenizer.json"))
         task.adapt(tokenizer, params.encode.max_tokens)
         start = time.process_time()
         model = {"ours": ours, "theirs": theirs}[name](space, params, task)

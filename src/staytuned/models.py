@@ -13,9 +13,14 @@ import struct
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from staytuned.errors import DataError, MissingError, ParamsError
 from staytuned.files import read_json, sha256
+
+if TYPE_CHECKING:
+    from staytuned.params import Params
+    from staytuned.workspace import Workspace
 
 WEIGHTS = "*.safetensors"
 FILES = ["*.json", "*.txt", "*.model", "*.jinja", WEIGHTS]  # what a base model is made of; never a pickle
@@ -29,6 +34,15 @@ FITTING = {  # by class of transformers: what it is, one that fits, how the clas
     ),
     "AutoModelForSeq2SeqLM": ("an encoder-decoder", "google-t5/t5-small", "ForConditionalGeneration|MTModel"),
 }
+
+
+def base_of(workspace: "Workspace", params: "Params") -> Path:
+    """Folder of the base model that a workspace's params name.
+
+    Raises:
+        MissingError: it is nowhere to be found.
+    """
+    return find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
 
 
 def find_base(name: str, folders: list[Path]) -> Path:

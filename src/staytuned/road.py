@@ -11,7 +11,7 @@ from staytuned.data import batches, example
 from staytuned.data.readers import Reader
 from staytuned.entry_points import task_class
 from staytuned.errors import DataError, GateError, MissingError, RegistryError, StaytunedError
-from staytuned.models import check_fits, find_base
+from staytuned.models import base_of, check_fits
 from staytuned.pages import prefect_settings, prefect_starting
 from staytuned.params import Params
 from staytuned.progress import busy
@@ -90,7 +90,7 @@ def _check_base(workspace: Workspace, params: Params) -> None:
     """The base model is there, and fits the task: said before any work."""
     from staytuned import tasks
 
-    base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
+    base = base_of(workspace, params)
     check_fits(base, tasks.load(params).kind, params.task.name)
 
 

@@ -19,7 +19,7 @@ from staytuned.errors import DataError, TrainingError
 from staytuned.modelling.device import make_deterministic
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone
-from staytuned.models import find_base
+from staytuned.models import base_of
 from staytuned.params import Params
 from staytuned.sections import Train
 from staytuned.tasks import Side, Task
@@ -56,7 +56,7 @@ class History:
         if len(batches) < 2:
             raise DataError(f"a backtest needs at least 2 batches, and there are {len(batches)}; ingest more")
         number = {batch.batch[:16]: place for place, batch in enumerate(batches)}
-        base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
+        base = base_of(workspace, params)
         task.read(base)
         everything = _everything(workspace, number)
         frames = {side: rows_of(workspace, side) for side in SIDES}

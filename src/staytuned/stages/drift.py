@@ -17,7 +17,7 @@ from staytuned.drift.rows import LEAST, reference_and_window
 from staytuned.drift.views import Answers, Compared, checks_of, texts_of
 from staytuned.files import read_json, write_json
 from staytuned.modelling.intervals import draw, interval, resampled
-from staytuned.models import find_base
+from staytuned.models import base_of
 from staytuned.params import Params
 from staytuned.sections import Drift
 from staytuned.stages.drift_pages import write_pages
@@ -81,7 +81,7 @@ def compare(
     set_threads(params.train.threads)
     folder = workspace.pin / "champion"
     reference, window, together = frames
-    base = find_base(params.model.base, [workspace.root / name for name in params.model.folders])
+    base = base_of(workspace, params)
     texts = texts_of(pandas.concat([reference, window], ignore_index=True))
     with kept_in(workspace.pieces, "drift", "evaluate") as pieces:
         return look(

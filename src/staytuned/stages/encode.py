@@ -16,7 +16,7 @@ from staytuned import tasks
 from staytuned.data.sides import TEST, TRAIN, VALIDATION
 from staytuned.errors import MissingError, ParamsError
 from staytuned.files import read_json, replacing, write_json
-from staytuned.models import check_fits, find_base, fingerprint
+from staytuned.models import base_of, check_fits, fingerprint
 from staytuned.params import Params
 from staytuned.pieces import Pieces, made_by, row_groups
 from staytuned.progress import track
@@ -36,7 +36,7 @@ def run(workspace: Workspace, params: Params) -> None:
         MissingError: the base model is nowhere to be found, or has no tokenizer.json.
         ParamsError: it cannot read as many tokens as ``encode.max_tokens``, or is of another kind than the task needs.
     """
-    base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
+    base = base_of(workspace, params)
     task, tokenizer = tasks.load(params), _tokenizer(base, params)
     check_fits(base, task.kind, params.task.name)
     accepted = pyarrow.parquet.ParquetFile(workspace.accepted)

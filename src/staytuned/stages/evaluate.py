@@ -15,7 +15,7 @@ from staytuned.files import read_json, write_json
 from staytuned.modelling.device import make_deterministic
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.intervals import draw, interval, resampled
-from staytuned.models import find_base
+from staytuned.models import base_of
 from staytuned.params import Params
 from staytuned.predictor import Predictor, frame_of
 from staytuned.progress import busy
@@ -44,7 +44,7 @@ def run(workspace: Workspace, params: Params) -> None:
         Side(rows_of(workspace, side), Examples.read(workspace.encoded / f"{side}.arrow"), workspace.embeddings)
         for side in (TEST, TRAIN)
     )
-    base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
+    base = base_of(workspace, params)
     folders = {"candidate": workspace.candidate, **pinned(workspace)}
     fair = unseen_by(test.frame["row"], folders.values())  # with another salt, an old model may have seen them
     if not fair.any():

@@ -19,7 +19,7 @@ from staytuned.files import read_json, write_json, write_text
 from staytuned.modelling.device import make_deterministic, pick_device
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone
-from staytuned.models import find_base, fingerprint
+from staytuned.models import base_of, fingerprint
 from staytuned.params import Params
 from staytuned.progress import bar
 from staytuned.tasks import Side, Task
@@ -56,7 +56,7 @@ def _train(workspace: Workspace, params: Params) -> None:
     task = tasks.load(params)
     train = Examples.read(workspace.encoded / f"{TRAIN}.arrow")
     validation = Side(rows_of(workspace, VALIDATION), Examples.read(workspace.encoded / f"{VALIDATION}.arrow"))
-    base = find_base(params.model.base, [workspace.root / folder for folder in params.model.folders])
+    base = base_of(workspace, params)
     options, before = params.train, champion_to_start_from(workspace)
     fingerprinted = fingerprint(base)
     model = task.model(backbone(task.kind, base, options.dropout, pretrained=True), options.dropout)
