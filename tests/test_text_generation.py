@@ -1,5 +1,6 @@
 """Text generation: the very tokens that are learned, answers that depend on nothing else, metrics of kept libraries."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
+from shell import staytuned
 from tiny import BAD, GOOD, THINGS, make_rows, set_params
 from tiny_generators import make_decoder, make_encoder_decoder, travel
 from tokenizers import Tokenizer
@@ -358,3 +360,26 @@ def test_from_rows_to_a_model_that_answers(tmp_path: Path, model: str, make: Any
     assert said == ["buy it again", "leave it"]
     assert predictor.task.table(said) == {"text": said}
     assert predictor.task.say(said[0]) == "buy it again"
+
+
+@pytest.mark.slow
+def test_the_whole_road_from_rows_to_a_version_that_answers(tmp_path: Path, prefect_server: str) -> None:
+    workspace = init(tmp_path / "workspace", "text-generation")
+    make_decoder(workspace.root / "base-models" / "tiny", WORDS)
+    set_params(
+        workspace,
+        model__base="tiny",
+        task__prompt="{text}\n",
+        task__max_target_tokens=6,
+        encode__max_tokens=32,
+        train__epochs=6,
+        train__learning_rate=1e-2,
+        train__threads=1,
+        evaluate__bootstrap=100,
+        gate__min_test_rows=20,
+    )
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in praise_rows(300)), encoding="utf-8")
+    staytuned(workspace, "ingest", str(rows))
+    assert "PROMOTE" in staytuned(workspace, "run").stdout
+    assert staytuned(workspace, "predict", "note 7 . the kettle is lovely").stdout == "buy it again\tversion 1\n"

@@ -206,8 +206,14 @@ def _prove(workspace: Workspace, reload: Reload, version: int) -> None:
     import pandas
 
     examples = read_json(workspace.evaluation / "examples.json")
+    expected = numpy.array(examples["outputs"], numpy.float32)
     found = reload(version, pandas.DataFrame(examples["rows"], dtype="object"))
-    difference = float(numpy.abs(numpy.float32(examples["outputs"]) - found).max())
+    if found.shape != expected.shape:
+        raise RegistryError(
+            f"version {version}, reloaded in a fresh process, gives {len(found)} outputs instead of {len(expected)}; "
+            "it was not promoted"
+        )
+    difference = float(numpy.abs(expected - found).max())
     if not difference <= TOLERANCE:
         raise RegistryError(
             f"version {version}, reloaded in a fresh process, differs by {difference:g} in an output (at most "

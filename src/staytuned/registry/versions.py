@@ -173,6 +173,7 @@ class Registry:
         """
         from mlflow.entities import LoggedModelOutput, Metric
         from mlflow.models import Model, infer_signature
+        from mlflow.types import ColSpec, Schema
 
         told = self.client.get_run(run_id).data
         tags = {WEIGHTS: weights}
@@ -180,6 +181,9 @@ class Registry:
         histories = (self.client.get_metric_history(run_id, name) for name in told.metrics)
         measured = [Metric(m.key, m.value, m.timestamp, 0, model) for found in histories for m in found if m.step == 0]
         self.client.log_batch(run_id, measured)  # the report's metrics, on the model's page too
+        signature = infer_signature(inputs, outputs, params={"output": "predictions"})
+        label = ColSpec("string", "label", required=False)  # some models say how well they expect it
+        signature.inputs = Schema([*signature.inputs.inputs, label])
         # not by log_model: that loads the model once more, here, which its reload in a fresh process proves better
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
@@ -189,7 +193,7 @@ class Registry:
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
                 code_paths=_own_code(self.workspace, Path(scratch)),
                 artifacts={"model": str(self.workspace.candidate)},
-                signature=infer_signature(inputs, outputs, params={"output": "predictions"}),
+                signature=signature,
                 input_example=inputs,
                 pip_requirements=[f"{name}=={_installed(name)}" for name in EXACT],
             )
