@@ -95,7 +95,7 @@ def test_a_decoder_learns_the_target_and_its_end_and_nothing_of_the_prompt(decod
 
 
 @pytest.mark.parametrize("model", ["decoder", "encoder-decoder"])
-def test_each_label_costs_what_all_logits_say_and_nothing_is_predicted_where_no_row_has_one(
+def test_each_label_costs_what_all_logits_say_and_nothing_is_predicted_where_there_is_none(
     decoder: Path, both: Path, model: str
 ) -> None:
     base = decoder if model == "decoder" else both
@@ -103,8 +103,8 @@ def test_each_label_costs_what_all_logits_say_and_nothing_is_predicted_where_no_
     rows = labelled(("the lamp", "bright"), ("the lamp is grey and bright", "buy it"), ("note", None))
     batch = task.batch(examples_of(task, adapted(task, base), rows), [0, 1, 2], None)
     judge = base_model(task.kind, base)
-    seen: list[int] = []
-    judge.encoder.lm_head.register_forward_hook(lambda layer, read, logits: seen.append(logits.shape[1]))
+    seen: list[tuple[int, ...]] = []
+    judge.encoder.lm_head.register_forward_hook(lambda layer, read, logits: seen.append(tuple(logits.shape)))
     labels = batch.inputs["labels"]
     with torch.inference_mode():
         said = judge(**batch.inputs)
@@ -115,8 +115,7 @@ def test_each_label_costs_what_all_logits_say_and_nothing_is_predicted_where_no_
     wanted = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
     torch.testing.assert_close(said, wanted)
     assert (said > 0).tolist() == (labels >= 0).tolist()
-    if model == "decoder":
-        assert seen == [int((labels >= 0).any(dim=0).sum()), labels.shape[1]]
+    assert seen == [(int((labels >= 0).sum()), logits.shape[2]), logits.shape]
 
 
 def test_an_encoder_decoder_reads_the_prompt_and_learns_the_target(both: Path) -> None:

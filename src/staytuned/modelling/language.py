@@ -1,7 +1,6 @@
 """Models that predict tokens: the loss of each target token, and greedy generation."""
 
 from collections.abc import Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from staytuned.modelling.heads import backbone, mask_of, padded
 class TokenLoss(torch.nn.Module):
     """A model with a language-modelling head, which says how badly each target token was predicted.
 
-    Logits are the size of the vocabulary for every token, so they stay in here, and a decoder makes them only at
-    places where some row of the batch has a label: of a summary's prompt it makes none.
+    Logits are the size of the vocabulary for every token, so they stay in here, and are made of labelled tokens alone:
+    of a summary's prompt there are none, of a masked text one in seven.
     """
 
     def __init__(self, model: Any) -> None:
@@ -32,14 +31,19 @@ class TokenLoss(torch.nn.Module):
         """
         if self.encoder.config.is_encoder_decoder:
             inputs["decoder_input_ids"] = self.encoder.prepare_decoder_input_ids_from_labels(labels)
-        places: Any = slice(None)
-        if "logits_to_keep" in signature(self.encoder.forward).parameters:
-            places = inputs["logits_to_keep"] = (labels != NOTHING).any(dim=0).nonzero().squeeze(1)
-        logits, wanted = self.encoder(**inputs).logits, labels[:, places]
-        losses = torch.zeros(labels.shape, dtype=logits.dtype, device=logits.device)
-        some = cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=NOTHING, reduction="none")
-        losses[:, places] = some.view_as(wanted)
-        return losses
+        wanted = labels.flatten()
+        places = (wanted != NOTHING).nonzero().squeeze(1)
+
+        def picked(_: torch.nn.Module, states: tuple[torch.Tensor]) -> torch.Tensor:
+            return states[0].flatten(0, 1).index_select(0, places)
+
+        hook = self.encoder.get_output_embeddings().register_forward_pre_hook(picked)
+        try:
+            logits = self.encoder(**inputs).logits
+        finally:
+            hook.remove()
+        losses = cross_entropy(logits, wanted[places], reduction="none")
+        return losses.new_zeros(wanted.shape).index_copy(0, places, losses).view(labels.shape)
 
 
 def base_model(kind: str, folder: Path) -> TokenLoss:
