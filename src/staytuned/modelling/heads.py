@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from staytuned.modelling.dropout import Dropout, with_quick_dropout
+from staytuned.modelling.products import with_quick_products
 from staytuned.modelling.unpadded import last_states
 
 
@@ -31,7 +32,7 @@ def backbone(kind: str, folder: Path, dropout: float, pretrained: bool) -> Any:
     model = maker.from_pretrained(
         folder, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
     )
-    return with_quick_dropout(model)
+    return with_quick_products(with_quick_dropout(model))
 
 
 class TokenHead(torch.nn.Module):

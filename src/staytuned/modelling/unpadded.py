@@ -163,7 +163,7 @@ def _attention(
     shared = query.shape[1] // key.shape[1]
     if shared > 1:  # heads that share keys and values
         key, value = (part.repeat_interleave(shared, dim=1) for part in (key, value))
-    parts = (part[0].transpose(0, 1) for part in (query, key, value))
+    parts = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))
     causal = bool(getattr(module, "is_causal", False))
     said: torch.Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
         *parts, rows.groups, scaling, dropout, causal
