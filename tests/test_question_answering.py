@@ -15,20 +15,17 @@ from tiny import GOOD, PLAIN, THINGS, make_base, set_params
 from tokenizers import Tokenizer
 
 from staytuned.data.batches import add
-from staytuned.data.readers import Reader, Row
-from staytuned.errors import DataError, ParamsError
+from staytuned.data.readers import Reader
+from staytuned.errors import ParamsError
 from staytuned.files import read_json
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone
 from staytuned.params import Params
 from staytuned.predictor import Predictor, frame_of
-from staytuned.sections import Columns
 from staytuned.stages import encode, evaluate, split, train, validate
 from staytuned.start import init
 from staytuned.tasks.question_answering import Answer, Options, QuestionAnswering
-from staytuned.tasks.squad import scores
 
-COLUMNS = {"text": "question", "text_pair": "context", "label": "answers", "id": None, "source": None, "group": None}
 LOW = float(torch.finfo(torch.float32).min)
 
 
@@ -70,154 +67,6 @@ def windows_of(examples: Examples, name: str, place: int = 0) -> list[list[int]]
 def lists(examples: Examples, name: str, place: int = 0) -> list[int]:
     found: list[int] = examples.lists(name, [place])[0].tolist()
     return found
-
-
-def read(path: Path) -> list[Row]:
-    columns = Columns.model_validate(COLUMNS | {"keep": []})
-    return list(Reader(path, columns, ["utf-8"], QuestionAnswering.formats).rows())
-
-
-# Files
-
-SQUAD = {
-    "version": "v2.0",
-    "data": [
-        {
-            "title": "Lamps",
-            "paragraphs": [
-                {
-                    "context": "The lamp is grey. 灯是灰色的。",
-                    "qas": [
-                        {"id": "a", "question": "Which colour?", "answers": [{"text": "灰色", "answer_start": 20}]},
-                        {
-                            "id": 7,
-                            "question": "Whose?",
-                            "answers": [],
-                            "plausible_answers": [{"text": "lamp", "answer_start": 4}],
-                            "is_impossible": True,
-                        },
-                    ],
-                },
-                {"context": "A desk.", "qas": [{"id": "c", "question": "What?", "is_impossible": False}]},
-            ],
-        }
-    ],
-}
-
-
-def test_squads_json_becomes_rows_numbered_by_question(tmp_path: Path) -> None:
-    (tmp_path / "rows.json").write_text(json.dumps(SQUAD, indent=1))
-    rows = read(tmp_path / "rows.json")
-    named = ("row", "text", "text_pair", "label", "group", "line", "problem")
-    assert [tuple(row[name] for name in named) for row in rows] == [
-        (
-            "data:a",
-            "Which colour?",
-            "The lamp is grey. 灯是灰色的。",
-            '[{"text": "灰色", "answer_start": 20}]',
-            "data:Lamps",
-            "1",
-            None,
-        ),
-        ("data:7", "Whose?", "The lamp is grey. 灯是灰色的。", "[]", "data:Lamps", "2", None),
-        ("data:c", "What?", "A desk.", None, "data:Lamps", "3", None),
-    ]
-
-
-def test_documents_without_a_title_are_groups_by_their_content(tmp_path: Path) -> None:
-    asked = [{"question": "What?", "answers": []}, {"question": "Who?", "answers": []}]
-    data = [{"paragraphs": [{"context": text, "qas": asked}]} for text in ("a lamp", "a desk", "a lamp")]
-    (tmp_path / "rows.json").write_text(json.dumps({"data": data}))
-    rows = read(tmp_path / "rows.json")
-    groups = [row["group"] for row in rows]
-    assert groups[0] == groups[1] == groups[4] == groups[5] and groups[2] == groups[3] != groups[0]
-    assert rows[0]["row"] == rows[4]["row"] != rows[1]["row"]  # the second is a duplicate
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (json.dumps(SQUAD)[:-9], r"after question 0 comes JSONDecodeError.*cut short"),
-        ('[{"question": "What?"}]', r"after question 0 comes TypeError"),
-        ('{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": 1}]}]}]}', "after question 1 comes KeyError.*ques"),
-    ],
-)
-def test_a_file_that_is_something_else_is_refused(tmp_path: Path, content: str, said: str) -> None:
-    (tmp_path / "rows.json").write_text(content)
-    with pytest.raises(DataError, match=said):
-        read(tmp_path / "rows.json")
-
-
-def test_jsonl_as_the_data_sets_library_writes_squad_gives_the_same_labels(tmp_path: Path) -> None:
-    context = "The lamp is grey."
-    row = {"question": "Colour?", "context": context, "answers": {"text": ["grey"], "answer_start": [12]}}
-    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-    frame = pandas.DataFrame(read(tmp_path / "rows.jsonl"))
-    assert made().labels(frame).tolist() == ['[{"text": "grey", "start": 12}]']
-
-
-# Rows
-
-
-@pytest.mark.parametrize(
-    ("given", "kept"),
-    [
-        ('[{"text": "grey", "start": 12}]', '[{"text": "grey", "start": 12}]'),
-        ('[{"text": "grey", "answer_start": 12}]', '[{"text": "grey", "start": 12}]'),
-        ('[{"text": " grey", "start": 11}]', '[{"text": "grey", "start": 12}]'),  # white space counted in
-        ('[{"text": " grey ", "start": 12}]', '[{"text": "grey", "start": 12}]'),  # or left out of the place
-        ("[]", "[]"),
-        ('{"text": [], "answer_start": []}', "[]"),
-        ("grey", "grey"),
-    ],
-)
-def test_an_answer_is_kept_without_the_white_space_around_it(given: str, kept: str) -> None:
-    frame = asked(("Colour?", "The lamp is grey.", given))
-    assert made().labels(frame).tolist() == [kept]
-
-
-@pytest.mark.parametrize(
-    ("given", "fault"),
-    [
-        ('[{"text": "grey", "start": 12}, {"text": "lamp", "start": 4}]', None),
-        ("[]", None),
-        (None, None),  # the contract itself says that there is no label
-        (
-            '[{"text": "lamp", "start": 4}, {"text": "grey", "start": 11}]',
-            "answer is not in its context: 'grey' at 11, where ' gre' stands",
-        ),
-        ('[{"text": "grey", "start": 99}]', "answer is not in its context: 'grey' at 99, where '' stands"),
-    ],
-)
-def test_each_fault_is_told_with_what_the_row_holds(given: str | None, fault: str | None) -> None:
-    assert made().faults(asked(("Colour?", "The lamp is grey.", given))) == [fault]
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        "grey",
-        "5",
-        '""',
-        "{}",
-        '["grey"]',
-        '[{"text": "grey"}]',
-        '[{"text": " ", "start": 0}]',
-        '[{"text": "The", "start": -17}]',
-        '[{"text": "The", "start": 0.0}]',
-        '{"text": ["a"], "answer_start": []}',
-    ],
-)
-def test_a_label_that_is_no_list_of_answers_is_shown(given: str) -> None:
-    frame = asked(("Colour?", "The lamp is grey.", given))
-    assert made().labels(frame).tolist() == [given]
-    assert made().faults(frame) == [f"label is no list of answers {{text, start}}: {given!r}"]
-
-
-def test_a_reason_shows_the_beginning_of_long_texts() -> None:
-    given = json.dumps([{"text": "x" * 500, "start": 0}])
-    (fault,) = made().faults(asked(("What?", "y" * 500, given)))
-    assert fault == f"answer is not in its context: {'x' * 60!r} at 0, where {'y' * 60!r} stands"
 
 
 # Windows
@@ -480,42 +329,7 @@ def test_a_prediction_in_words_and_in_columns() -> None:
     assert task.table(answers) == {"answer": ["灰色", ""], "start": [2, 0], "end": [4, 0], "score": [1.25, -3.0]}
 
 
-# Judgement: F1 and exact match by hand, from the definition
-
-
-@pytest.mark.parametrize(
-    ("predicted", "true", "f1", "exact"),
-    [
-        ("the Eiffel Tower!", ["Eiffel tower"], 1, 1),  # case, article, punctuation
-        ("Eiffel  Tower", ["an Eiffel-Tower"], 0, 0),  # without its hyphen the one word is another
-        ("in Paris", ["Paris"], 2 / 3, 0),  # precision 1/2, recall 1
-        ("la la land", ["la land"], 4 / 5, 0),  # words count as often as they stand: precision 2/3, recall 1
-        ("north", ["south"], 0, 0),
-        ("in the north", ["south", "the far north", "north"], 2 / 3, 0),  # the best of the answers
-        ("north", ["south", "North."], 1, 1),
-        ("", [], 1, 1),  # rightly none
-        ("", ["north"], 0, 0),
-        ("north", [], 0, 0),
-        ("the", ["a"], 1, 1),  # an answer of articles alone counts for none, and so does such a prediction
-        ("north", ["the", "north"], 1, 1),  # and is left aside where there are others
-        ("theater", ["ater"], 0, 0),  # an article is a word of its own
-        ("灰色的", ["灰色的"], 1, 1),
-        ("灰色", ["灰色的"], 0, 0),  # words are what white space parts
-        ("“north”", ["north"], 0, 0),  # punctuation is that of ASCII
-    ],
-)
-def test_scores_are_those_of_squads_script(predicted: str, true: list[str], f1: float, exact: float) -> None:
-    assert scores(predicted, true) == (pytest.approx(f1), exact)
-
-
-sayings = st.text(st.sampled_from("ab th.!é "), max_size=12)
-
-
-@given(sayings, sayings)
-def test_f1_is_a_share_and_the_same_both_ways_and_1_where_the_match_is_exact(one: str, other: str) -> None:
-    f1, exact = scores(one, [other])
-    assert 0 <= f1 <= 1 and scores(other, [one]) == (f1, exact)
-    assert exact <= f1
+# Judgement
 
 
 def test_metrics_are_means_over_rows_and_told_apart_by_whether_there_is_an_answer() -> None:
@@ -605,8 +419,9 @@ def test_the_whole_road_from_squads_json_to_answers(tmp_path: Path) -> None:
     candidate, before = (report["models"][name]["metrics"] for name in ("candidate", "base"))
     assert before["f1"] < 0.5 and candidate["f1"] > 0.9 and candidate["exact_match"] > 0.9
     assert set(report["models"]["candidate"]["details"]["per_class"]) == {"with an answer", "without"}
-    new = pandas.DataFrame(read(write_squad(tmp_path / "new.json", 10, 2)))
     predictor = Predictor(workspace.candidate)
+    more = write_squad(tmp_path / "new.json", 10, 2)
+    new = pandas.DataFrame(Reader(more, params.ingest.columns, ["utf-8"], QuestionAnswering.formats).rows())
     answers = predictor.predict(new.assign(label=None))
     assert predictor.task.score(new, answers)["exact_match"] > 0.9
     none = [answer for answer in answers if not answer.text]
