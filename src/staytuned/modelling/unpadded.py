@@ -15,6 +15,8 @@ from staytuned.modelling.dropout import kept
 
 NAME = "unpadded"  # of the attention, among those of transformers
 SHORTEST = 0.85  # of the longest row of a group: rows of like length are padded together inside attention
+SHORTEST_OF_SHORT = 0.7  # the same up to ``SHORT`` tokens, where few groups matter more than little padding
+SHORT = 64
 WIDTH = 16  # numbers that a processor takes at a time: softmax over fewer is several times slower
 
 AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")  # positions start after the number of the padding token
@@ -118,7 +120,8 @@ def _groups(lengths: list[int], heads: int, steady: bool) -> Iterator[Group]:
     start = tokens = 0
     while start < len(lengths):
         longest = max(lengths[start], WIDTH)
-        least = SHORTEST * longest if longest > WIDTH else 0
+        share = SHORTEST_OF_SHORT if longest <= SHORT else SHORTEST
+        least = share * longest if longest > WIDTH else 0
         if steady:
             longest = -(-longest // WIDTH) * WIDTH
             least = longest - WIDTH + 1 if longest > WIDTH else 0
