@@ -103,7 +103,7 @@ JOBS = {
     "xquad": Job(
         "question-answering",
         given("qa/xquad.en.json"),
-        {"train__epochs": 5, "train__learning_rate": 3e-4},
+        {"task__unanswerable": False, "train__epochs": 5, "train__learning_rate": 3e-4},
         ["predict", "Who wrote it?", "--pair", "The book is old. It was written by Ada Lovelace in London."],
     ),
     "ratings": Job(

@@ -37,6 +37,7 @@ from staytuned.modelling.device import make_deterministic
 from staytuned.modelling.dropout import Dropout
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone
+from staytuned.modelling.products import Linear
 from staytuned.models import find_base
 from staytuned.params import Params
 from staytuned.sections import Train
@@ -198,8 +199,8 @@ def as_it_comes(model: Any) -> Any:
     """The model as transformers makes it."""
     model.encoder.config._attn_implementation = "padded"
     for layer in model.modules():
-        if isinstance(layer, Dropout):
-            layer.__class__ = torch.nn.Dropout
+        if isinstance(layer, Dropout | Linear):
+            layer.__class__ = type(layer).__base__  # of torch
     return model
 
 

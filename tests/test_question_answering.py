@@ -34,8 +34,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_base(tmp_path_factory.mktemp("base") / "tiny")
 
 
-def made(stride: int = 3, most: int = 5) -> QuestionAnswering:
-    return QuestionAnswering(Options(name="question-answering", stride=stride, max_answer_tokens=most))
+def made(stride: int = 3, most: int = 5, unanswerable: bool = True) -> QuestionAnswering:
+    options = Options(name="question-answering", stride=stride, max_answer_tokens=most, unanswerable=unanswerable)
+    return QuestionAnswering(options)
 
 
 def adapted(task: QuestionAnswering, base: Path, max_tokens: int = 16) -> Tokenizer:
@@ -221,9 +222,9 @@ def test_what_the_model_says_is_put_back_to_the_windows_of_each_row(base: Path) 
 # Answers
 
 
-def decoded(base: Path, context: str, logits: dict[tuple[int, int], tuple[float, float]], most: int = 5) -> Answer:
+def decoded(base: Path, context: str, logits: dict[tuple[int, int], tuple[float, float]], **options: Any) -> Answer:
     """The answer where all logits are 0, save those given by (window, token)."""
-    task = made(stride=3, most=most)
+    task = made(stride=3, **options)
     frame = frame_of(["chair is"], [context])
     examples = examples_of(task, adapted(task, base, 16), frame)
     begins = [0, *numpy.cumsum(lists(examples, "windows"))]
@@ -249,6 +250,12 @@ def test_without_a_span_that_beats_position_0_there_is_no_answer(base: Path) -> 
     none = {(window, 0): (4.0, 4.0) for window in range(3)}
     assert decoded(base, TWENTY, none | {(1, 10): (3, 4)}) == Answer("", 0, 0, -1.0)
     assert decoded(base, TWENTY, none | {(1, 10): (4, 5)}).text == "great"
+
+
+def test_where_all_questions_have_an_answer_the_best_span_is_given(base: Path) -> None:
+    none = {(window, 0): (4.0, 4.0) for window in range(3)}
+    found = decoded(base, TWENTY, none | {(1, 10): (3, 4)}, unanswerable=False)
+    assert (found.text, found.score) == ("great", -1.0)
 
 
 def test_an_answer_neither_ends_before_it_starts_nor_is_too_long(base: Path) -> None:

@@ -167,6 +167,13 @@ def test_a_label_that_is_no_list_of_answers_is_shown(given: str) -> None:
     assert TASK.faults(frame) == [f"label is no list of answers {{text, start}}: {given!r}"]
 
 
+def test_where_all_questions_have_an_answer_one_without_is_refused() -> None:
+    task = QuestionAnswering(Options(name="question-answering", stride=3, max_answer_tokens=5, unanswerable=False))
+    rows = [asked("Colour?", "The lamp is grey.", label) for label in ("[]", '[{"text": "grey", "start": 12}]', None)]
+    assert [task.faults(row)[0] for row in rows] == ["there is no answer, and task.unanswerable is false", None, None]
+    assert [TASK.faults(row)[0] for row in rows] == [None, None, None]
+
+
 def test_a_reason_shows_the_beginning_of_long_texts() -> None:
     given = json.dumps([{"text": "x" * 500, "start": 0}])
     (fault,) = TASK.faults(asked("What?", "y" * 500, given))

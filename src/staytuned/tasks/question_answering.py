@@ -29,10 +29,11 @@ SENTENCE = re.compile(r"\S.*?(?:[.!?؟](?=\s)|[。！？]|$)", re.MULTILINE)
 
 
 class Options(TaskOptions):
-    """How contexts are cut into windows, and how long an answer may be."""
+    """How contexts are cut into windows, how long an answer may be, and whether there may be none."""
 
     stride: Annotated[int, Field(ge=0)]  # tokens of the context that neighbouring windows share
     max_answer_tokens: Count
+    unanswerable: bool = True  # some questions have no answer, as in SQuAD 2.0; false: all have one, as in 1.1
 
     @classmethod
     def contradictions(cls, raw: dict[str, Any]) -> list[str]:
@@ -79,7 +80,7 @@ class QuestionAnswering(Task):
     metrics = (Metric("f1", "F1"), Metric("exact_match", "exact match"))
     before = "the sentence with most words of the question"
     start = {
-        "task": {"stride": 48, "max_answer_tokens": 30},
+        "task": {"stride": 48, "max_answer_tokens": 30, "unanswerable": True},
         "ingest": {"columns": {"text": "question", "text_pair": "context", "label": "answers", "group": "title"}},
         "encode": {"max_tokens": 256},
         "train": {"epochs": 3, "batch_size": 16},
@@ -92,8 +93,14 @@ class QuestionAnswering(Task):
         return pandas.Series(kept, index=frame.index, dtype="str")
 
     def faults(self, frame: pandas.DataFrame) -> list[str | None]:
-        """A label that is no list of answers; an answer that does not stand where it is said to."""
-        return [fault(*row) for row in zip(frame["label"], frame["text_pair"], strict=True)]
+        """A label that is no list of answers; an answer that is not where it is said to be; none where all have one."""
+        found = [fault(*row) for row in zip(frame["label"], frame["text_pair"], strict=True)]
+        if self.options.unanswerable:
+            return found
+        return [
+            why or ("there is no answer, and task.unanswerable is false" if answers_in(label) == [] else None)
+            for why, label in zip(found, frame["label"], strict=True)
+        ]
 
     def encode(self, tokenizer: "Tokenizer", frame: pandas.DataFrame) -> pyarrow.Table:
         """All windows of each row, in lists.
@@ -183,7 +190,7 @@ class QuestionAnswering(Task):
     def _best(
         self, context: str, logits: numpy.ndarray, windows: numpy.ndarray, starts: numpy.ndarray, ends: numpy.ndarray
     ) -> Answer:
-        """The span with the highest log-odds against position 0 of its own window; none where they are not positive.
+        """The span with the highest log-odds against position 0 of its own window; none where none is likelier.
 
         A window's logits are fixed up to a constant only, so that those of two windows compare by this difference.
         """
@@ -200,7 +207,7 @@ class QuestionAnswering(Task):
             if score > best.score:
                 start, end = whole(context, int(begins[tokens[first]]), int(finishes[tokens[last]]))
                 best = Answer(context[start:end], start, end, score)
-        return best if best.score > 0 else Answer("", 0, 0, best.score)
+        return Answer("", 0, 0, best.score) if self.options.unanswerable and best.score <= 0 else best
 
     def table(self, predictions: list[Any]) -> dict[str, list[Any]]:
         """The answer, empty for none; where it stands in the context, in characters; its log-odds against none."""
