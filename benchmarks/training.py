@@ -10,7 +10,6 @@ not padding. Dropout is 0.1, learning rate and decay are those of params.yaml; t
 """
 
 import copy
-import gzip
 import math
 import statistics
 import sys
@@ -18,83 +17,33 @@ import tempfile
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy
-import pandas
 import torch
 from measure import spread
-from tiny import set_params
-from tokenizers import Tokenizer
+from training_jobs import Job, entities, questions, titles
 from transformers import AttentionInterface, AttentionMaskInterface, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
-from staytuned import tasks
-from staytuned.data.readers import Reader
 from staytuned.modelling.device import make_deterministic
 from staytuned.modelling.dropout import Dropout
-from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone
 from staytuned.modelling.products import Linear
 from staytuned.models import find_base
-from staytuned.params import Params
 from staytuned.sections import Train
-from staytuned.start import init
 from staytuned.tasks import Batch, Task
 from staytuned.training.step import make_optimizer, train_step
 
-ROWS, EPOCHS, WARM = 1600, 3, 5  # WARM steps before do not count
+EPOCHS, WARM = 3, 5  # WARM steps before do not count
 BLOCK = 8  # steps between two looks at what the machine can do
 SIZE = 2048  # of the matrices whose product says what the machine can do
 
 # Under another name torch's attention is taken as transformers calls it, with padding.
 AttentionInterface.register("padded", sdpa_attention_forward)
 AttentionMaskInterface.register("padded", sdpa_mask)
-
-
-class Job(NamedTuple):
-    """A task on examples, and the model that is to learn it."""
-
-    task: Task
-    examples: Examples
-    params: Params
-
-
-def titles(data: Path, folder: Path) -> Job:
-    with gzip.open(data / "arxiv/titles.csv.gz") as handle:
-        frame = pandas.read_csv(handle, dtype=str).sample(ROWS, random_state=7)
-    rows = frame.rename(columns={"title": "text"})[["text", "label"]]
-    rows.to_csv(folder / "titles.csv", index=False)
-    labels = sorted(rows["label"].unique())
-    return made(folder, "text-classification", folder / "titles.csv", task__labels=labels)
-
-
-def entities(data: Path, folder: Path) -> Job:
-    path = folder / "btc.conll"
-    path.write_bytes((data / "ner/btc/btc.dev").read_bytes())
-    return made(folder, "token-classification", path, task__types=["PER", "LOC", "ORG"])
-
-
-def questions(data: Path, folder: Path) -> Job:
-    return made(folder, "question-answering", data / "qa/xquad.en.json")
-
-
-def made(folder: Path, name: str, path: Path, **changes: Any) -> Job:
-    workspace = init(folder / name, name)
-    set_params(workspace, train__sharpness=0.0, **changes)
-    params = Params.read(workspace.params)
-    task = tasks.load(params)
-    base = find_base(params.model.base, [])
-    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-    task.read(base)
-    task.adapt(tokenizer, params.encode.max_tokens)
-    frame = pandas.DataFrame(Reader(path, params.ingest.columns, ["utf-8"], task.formats).rows())[:ROWS]
-    frame["label"] = task.labels(frame)
-    table = task.encode(tokenizer, frame)
-    names = frame["row"].to_numpy()[table["place"].to_numpy()]
-    return Job(task, Examples(table.append_column("row", [names])), params)
 
 
 class Clock(TrainerCallback):
