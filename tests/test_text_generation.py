@@ -33,6 +33,16 @@ WORDS = "say: short: the lamp is grey and bright again note 1 . buy leave it " +
     row["text"] for row in make_rows(60)
 )
 END = "<|endoftext|>"
+TINY: dict[str, Any] = {  # params that learn ``praise_rows`` in seconds
+    "model__base": "tiny",
+    "task__prompt": "{text}\n",
+    "task__max_target_tokens": 6,
+    "encode__max_tokens": 32,
+    "train__epochs": 6,
+    "train__learning_rate": 1e-2,
+    "train__threads": 1,
+    "evaluate__bootstrap": 100,
+}
 
 
 @pytest.fixture(scope="module")
@@ -338,16 +348,9 @@ def test_from_rows_to_a_model_that_answers(tmp_path: Path, model: str, make: Any
     make(workspace.root / "base-models" / "tiny", WORDS)
     set_params(
         workspace,
-        model__base="tiny",
+        **TINY,
         task__model=model,
         task__metric=metric,
-        task__prompt="{text}\n",
-        task__max_target_tokens=6,
-        encode__max_tokens=32,
-        train__epochs=6,
-        train__learning_rate=1e-2,
-        train__threads=1,
-        evaluate__bootstrap=100,
     )
     report = travel(workspace, praise_rows(300))
     base, candidate = (report["models"][name]["metrics"] for name in ("base", "candidate"))
@@ -365,18 +368,7 @@ def test_from_rows_to_a_model_that_answers(tmp_path: Path, model: str, make: Any
 def test_the_whole_road_from_rows_to_a_version_that_answers(tmp_path: Path, prefect_server: str) -> None:
     workspace = init(tmp_path / "workspace", "text-generation")
     make_decoder(workspace.root / "base-models" / "tiny", WORDS)
-    set_params(
-        workspace,
-        model__base="tiny",
-        task__prompt="{text}\n",
-        task__max_target_tokens=6,
-        encode__max_tokens=32,
-        train__epochs=6,
-        train__learning_rate=1e-2,
-        train__threads=1,
-        evaluate__bootstrap=100,
-        gate__min_test_rows=20,
-    )
+    set_params(workspace, **TINY, gate__min_test_rows=20)
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in praise_rows(300)), encoding="utf-8")
     staytuned(workspace, "ingest", str(rows))

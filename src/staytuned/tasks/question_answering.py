@@ -94,13 +94,8 @@ class QuestionAnswering(Task):
 
     def faults(self, frame: pandas.DataFrame) -> list[str | None]:
         """A label that is no list of answers; an answer that is not where it is said to be; none where all have one."""
-        found = [fault(*row) for row in zip(frame["label"], frame["text_pair"], strict=True)]
-        if self.options.unanswerable:
-            return found
-        return [
-            why or ("there is no answer, and task.unanswerable is false" if answers_in(label) == [] else None)
-            for why, label in zip(found, frame["label"], strict=True)
-        ]
+        may_lack = self.options.unanswerable
+        return [fault(*row, may_lack) for row in zip(frame["label"], frame["text_pair"], strict=True)]
 
     def encode(self, tokenizer: "Tokenizer", frame: pandas.DataFrame) -> pyarrow.Table:
         """All windows of each row, in lists.

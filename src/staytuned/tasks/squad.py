@@ -75,13 +75,18 @@ def trimmed(label: Any, context: Any) -> Any:
     return json.dumps(kept, ensure_ascii=False)
 
 
-def fault(label: Any, context: Any) -> str | None:
-    """Why a label cannot be used, as ``kind: what it holds``; None where it can, or where either is missing."""
+def fault(label: Any, context: Any, unanswerable: bool) -> str | None:
+    """Why a label cannot be used, as ``kind: what it holds``; None where it can, or where either is missing.
+
+    ``unanswerable``: a question may have no answer.
+    """
     if not isinstance(label, str) or not isinstance(context, str):
         return None
     answers = answers_in(label)
     if answers is None:
         return f"label is no list of answers {{text, start}}: {label[:SHOWN]!r}"
+    if not answers and not unanswerable:
+        return "there is no answer, and task.unanswerable is false"
     for text, start in answers:
         if not context.startswith(text, start):
             there = context[start : start + len(text)]
