@@ -24,7 +24,9 @@ ROWS = 1_000  # of an arrival
 def main() -> None:
     folder, count = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 3
     if not (folder / "params.yaml").exists():
-        start.change(start.make(folder).params, CHANGES)  # of the demo
+        params = start.make(folder).params
+        start.change(params, CHANGES)  # of the demo
+        start.change(params, {"train": {"threads": 1}})  # a run on each processor
     workspace = Workspace(folder.resolve())
     for file in arrivals(workspace.root / "data" / "arrivals", ROWS):
         road.ingest(workspace, file)

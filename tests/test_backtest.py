@@ -7,7 +7,7 @@ import pytest
 from tiny import make_rows, make_workspace, set_params, write_csv
 
 from staytuned import road
-from staytuned.backtest.history import History
+from staytuned.backtest.history import History, learn
 from staytuned.backtest.pages import difference, rows_of
 from staytuned.backtest.policies import policy_of
 from staytuned.backtest.run import backtest
@@ -98,7 +98,23 @@ def test_a_run_that_is_done_is_not_done_again(workspace: Workspace, report: dict
 
 def test_the_same_seed_gives_the_same_run(history: History, report: dict[str, Any]) -> None:
     policy = policy_of("periodic-2", "base")
-    assert simulate(history, policy, 1) == run_of(report, "periodic-2")
+    assert simulate(history, [policy], 1) == {"periodic-2": run_of(report, "periodic-2")}
+
+
+def test_policies_that_learn_the_same_rows_afresh_share_the_training(
+    history: History, report: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned = []
+
+    def counted(history: History, rows: Any, arrival: int, *rest: Any) -> Any:
+        learned.append(arrival)
+        return learn(history, rows, arrival, *rest)
+
+    monkeypatch.setattr("staytuned.backtest.simulate.learn", counted)
+    names = ["never", "scratch", "periodic-2"]
+    runs = simulate(history, [policy_of(name, "base") for name in names], 1)
+    assert learned == [0, 1, 2, 3]
+    assert runs == {name: run_of(report, name) for name in names}
 
 
 def test_no_champion_of_the_workspace_comes_of_it(workspace: Workspace, report: dict[str, Any]) -> None:
@@ -125,8 +141,6 @@ def test_a_difference_has_an_interval_over_the_seeds() -> None:
 
 
 def test_the_window_is_what_came_since_the_champion(history: History) -> None:
-    from staytuned.backtest.history import learn
-
     first = learn(history, history.until(TRAIN, 0), 0, None, 1, 1)
     found = look_at(history, first, 1)
     assert not found["alarm"]

@@ -2,6 +2,11 @@
 
 import hashlib
 import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging
@@ -12,7 +17,9 @@ from staytuned.backtest.pages import show, write_pages
 from staytuned.backtest.policies import Policy, policy_of
 from staytuned.backtest.simulate import simulate
 from staytuned.files import read_json, sha256, write_json
+from staytuned.modelling.device import pick_device
 from staytuned.params import Params
+from staytuned.processes import die_with_parent
 from staytuned.progress import bar
 from staytuned.workspace import Workspace
 
@@ -31,8 +38,7 @@ def backtest(workspace: Workspace, names: list[str], seeds: list[int]) -> dict[s
         ParamsError: a policy is not known.
         DataError: there are fewer than two batches.
     """
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    _quiet()
     params = Params.read(workspace.params)
     policies = [policy_of(name, params.train.start) for name in names]
     with workspace.hold():
@@ -49,17 +55,56 @@ def backtest(workspace: Workspace, names: list[str], seeds: list[int]) -> dict[s
     return report
 
 
-def _runs(workspace: Workspace, history: History, policies: list[Policy], seeds: list[int]) -> Any:
+def _runs(workspace: Workspace, history: History, policies: list[Policy], seeds: list[int]) -> Iterator[dict[str, Any]]:
+    runs = [(policy, seed) for seed in seeds for policy in policies]
+    folder = workspace.var / "backtest"
+    files = {run: folder / f"{_key(workspace, history, *run)}.json" for run in runs}
     with bar() as display:
-        shown = display.add_task("backtest", total=len(policies) * len(seeds))
-        for seed in seeds:
-            for policy in policies:
-                display.update(shown, description=f"{policy.name}, seed {seed}")
-                file = workspace.var / "backtest" / f"{_key(workspace, history, policy, seed)}.json"
-                if not file.exists():
-                    write_json(file, simulate(history, policy, seed))
-                yield {"policy": policy.name, "seed": seed, "arrivals": read_json(file)}
-                display.advance(shown)
+        shown = display.add_task("backtest", total=len(runs), completed=sum(path.exists() for path in files.values()))
+        for done in _simulated(workspace, history.params, files):
+            display.advance(shown, done)
+    for policy, seed in runs:
+        yield {"policy": policy.name, "seed": seed, "arrivals": read_json(files[policy, seed])}
+
+
+def _simulated(workspace: Workspace, params: Params, files: dict[tuple[Policy, int], Path]) -> Iterator[int]:
+    """Make the files that are not there, as many side by side as the processors allow; how many, as they come.
+
+    What retrains from the base model comes first: it takes longest, and shares its models.
+    """
+    missing = {run: path for run, path in files.items() if not path.exists()}
+    parts = sorted({(policy.gated, seed) for policy, seed in missing})
+    gpu = pick_device(params.train.device).type == "cuda"
+    beside = 1 if gpu else max(1, len(os.sched_getaffinity(0)) // params.train.threads)
+    fresh = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
+    pool = ProcessPoolExecutor(beside, fresh, _prepare)
+    try:
+        jobs = []
+        for gated, seed in parts:
+            here = {run[0]: path for run, path in missing.items() if (run[0].gated, run[1]) == (gated, seed)}
+            jobs.append(pool.submit(_simulate, workspace, here, seed))
+        for job in as_completed(jobs):
+            yield job.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _simulate(workspace: Workspace, files: dict[Policy, Path], seed: int) -> int:
+    history = History.read(workspace, Params.read(workspace.params))
+    runs = simulate(history, list(files), seed)
+    for policy, path in files.items():
+        write_json(path, runs[policy.name])
+    return len(files)
+
+
+def _prepare() -> None:
+    die_with_parent()
+    _quiet()
+
+
+def _quiet() -> None:
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def _key(workspace: Workspace, history: History, policy: Policy, seed: int) -> str:

@@ -1,6 +1,8 @@
-"""One policy on one history: at each arrival it may retrain, and what then serves is judged."""
+"""Policies on one history: at each arrival each may retrain, and what then serves is judged."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy
@@ -15,6 +17,8 @@ from staytuned.registry.gate import decide as gate
 from staytuned.stages.evaluate import compare, slices
 from staytuned.training.continual import chosen
 
+Line = dict[str, Any]
+
 
 @dataclass
 class State:
@@ -24,25 +28,45 @@ class State:
     best: Version
     trained: list[Version]  # all that were, promoted or not
     alarms: list[bool] = field(default_factory=list)  # of the champion's windows
+    lines: list[Line] = field(default_factory=list)
 
 
-def simulate(history: History, policy: Policy, seed: int) -> list[dict[str, Any]]:
-    """What happened at each arrival: whether it retrained and why, the tokens read, the metrics of what serves then."""
-    first = learn(history, history.until(TRAIN, 0), 0, None, 1, seed)
-    state = State(first, first, [first])
-    lines = [_line(history, state, 0, first, ["the first arrival"], None)]
+def simulate(history: History, policies: list[Policy], seed: int) -> dict[str, list[Line]]:
+    """What happened at each arrival: whether it retrained and why, the tokens read, the metrics of what serves then.
+
+    The policies go from arrival to arrival together: those that train from the base model on the same rows share it.
+
+    Returns:
+        Of each policy, by its name, a line for each arrival.
+    """
+    first = _from_base(history, 0, seed)
+    states = {policy: State(first, first, [first]) for policy in policies}
+    for state in states.values():
+        state.lines.append(_line(history, state, 0, first, ["the first arrival"], None))
     for arrival in range(1, len(history.arrivals)):
-        answer = _asked(history, policy, state, arrival)
-        candidate, decision = None, None
-        if answer.retrain:
-            candidate = _candidate(history, policy, state, arrival, seed)
-            decision = _judged(history, policy, state, candidate, arrival)
-            state.trained.append(candidate)
-            if decision is None or decision.outcome == "PROMOTE":
-                _promote(history, state, candidate, arrival)
-        reasons = (answer.reasons if answer.retrain else answer.waiting) + (decision.reasons if decision else [])
-        lines.append(_line(history, state, arrival, candidate, reasons, decision))
-    return lines
+        afresh = cache(lambda arrival=arrival: _from_base(history, arrival, seed))
+        for policy, state in states.items():
+            _arrive(history, policy, state, arrival, seed, afresh)
+    return {policy.name: state.lines for policy, state in states.items()}
+
+
+def _from_base(history: History, arrival: int, seed: int) -> Version:
+    return learn(history, history.until(TRAIN, arrival), arrival, None, 1, seed)
+
+
+def _arrive(
+    history: History, policy: Policy, state: State, arrival: int, seed: int, afresh: Callable[[], Version]
+) -> None:
+    answer = _asked(history, policy, state, arrival)
+    candidate, decision = None, None
+    if answer.retrain:
+        candidate = _candidate(history, policy, state, arrival, seed, afresh)
+        decision = _judged(history, policy, state, candidate, arrival)
+        state.trained.append(candidate)
+        if decision is None or decision.outcome == "PROMOTE":
+            _promote(history, state, candidate, arrival)
+    reasons = (answer.reasons if answer.retrain else answer.waiting) + (decision.reasons if decision else [])
+    state.lines.append(_line(history, state, arrival, candidate, reasons, decision))
 
 
 def _asked(history: History, policy: Policy, state: State, arrival: int) -> Answer:
@@ -54,12 +78,14 @@ def _asked(history: History, policy: Policy, state: State, arrival: int) -> Answ
     return Answer(due, [f"every {policy.every} arrivals"], ["its turn" if policy.every else "nothing"], 0)
 
 
-def _candidate(history: History, policy: Policy, state: State, arrival: int, seed: int) -> Version:
-    rows, number = history.until(TRAIN, arrival), len(state.trained) + 1
+def _candidate(
+    history: History, policy: Policy, state: State, arrival: int, seed: int, afresh: Callable[[], Version]
+) -> Version:
+    number = len(state.trained) + 1
     if policy.start == "base":
-        return learn(history, rows, arrival, None, number, seed)
-    before, options = state.champion, history.params.train
-    taken = chosen(~numpy.isin(rows, before.learned), options.replay, seed)
+        return replace(afresh(), number=number)
+    rows, before = history.until(TRAIN, arrival), state.champion
+    taken = chosen(~numpy.isin(rows, before.learned), history.params.train.replay, seed)
     return learn(history, rows[taken], arrival, before, number, seed)
 
 
