@@ -30,10 +30,8 @@ from staytuned import tasks
 from staytuned.data.sides import TEST, TRAIN, VALIDATION, rows_of
 from staytuned.files import read_json, write_json
 from staytuned.modelling.device import make_deterministic
-from staytuned.modelling.dropout import with_quick_dropout
 from staytuned.modelling.examples import Examples
-from staytuned.modelling.heads import backbone
-from staytuned.modelling.products import with_quick_products
+from staytuned.modelling.heads import backbone, with_quick_layers
 from staytuned.modelling.unpadded import last_states
 from staytuned.models import base_of
 from staytuned.params import Params
@@ -125,7 +123,7 @@ def theirs(space: Workspace, params: Params, task: Task) -> torch.nn.Module:
         remove_unused_columns=False,
     )
     examples = Examples(pyarrow.concat_tables(tables))
-    model = with_quick_products(with_quick_dropout(their_model(task, base_of(space, params))))
+    model = with_quick_layers(their_model(task, base_of(space, params)))
     if isinstance(model, Theirs):
         model.check(**task.batch(examples, list(range(8)), None).inputs)
     group = {"params": list(model.parameters()), "lr": arguments.learning_rate, "weight_decay": 0.0}

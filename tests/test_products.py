@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from staytuned.modelling.products import Linear, with_quick_products
+from staytuned.modelling.heads import with_quick_layers
+from staytuned.modelling.products import Linear
 
 SIZES = st.integers(1, 40)
 
@@ -16,7 +17,7 @@ def sides(inputs: int, outputs: int, bias: bool = True) -> tuple[torch.nn.Module
     """A layer of torch, and the same as one of ours."""
     torch.manual_seed(0)
     theirs = torch.nn.Sequential(torch.nn.Linear(inputs, outputs, bias))
-    ours = with_quick_products(copy.deepcopy(theirs))
+    ours = with_quick_layers(copy.deepcopy(theirs))
     assert type(ours[0]) is Linear
     return ours, theirs
 

@@ -1,7 +1,5 @@
 """Dropout with random numbers of 16 bits, four of a draw: on a processor torch's own takes a draw for each value."""
 
-from typing import Any
-
 import torch
 from torch.nn.functional import dropout
 
@@ -25,12 +23,3 @@ def kept(shape: torch.Size, share: float) -> torch.Tensor:
     draws.random_(torch.iinfo(torch.int64).min, None)
     numbers = draws.view(torch.int16)[: shape.numel()].view(shape)
     return (numbers >= dropped - LEVELS // 2).float().mul_(LEVELS / (LEVELS - dropped))
-
-
-def with_quick_dropout(model: Any) -> Any:
-    """The model, its layers of dropout exchanged for those above."""
-    for part in model.modules():
-        for name, layer in part.named_children():
-            if type(layer) is torch.nn.Dropout:
-                setattr(part, name, Dropout(layer.p))
-    return model

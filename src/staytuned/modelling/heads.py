@@ -8,8 +8,8 @@ import numpy
 import torch
 import transformers
 
-from staytuned.modelling.dropout import Dropout, with_quick_dropout
-from staytuned.modelling.products import with_quick_products
+from staytuned.modelling.dropout import Dropout
+from staytuned.modelling.products import Linear
 from staytuned.modelling.unpadded import last_states
 
 
@@ -32,7 +32,17 @@ def backbone(kind: str, folder: Path, dropout: float, pretrained: bool) -> Any:
     model = maker.from_pretrained(
         folder, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
     )
-    return with_quick_products(with_quick_dropout(model))
+    return with_quick_layers(model)
+
+
+def with_quick_layers(model: Any) -> Any:
+    """The model, its layers of dropout, and its linear ones where torch has oneDNN, exchanged for staytuned's."""
+    quick: dict[type, type] = {torch.nn.Dropout: Dropout}
+    if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        quick[torch.nn.Linear] = Linear
+    for layer in model.modules():
+        layer.__class__ = quick.get(type(layer), type(layer))
+    return model
 
 
 class TokenHead(torch.nn.Module):

@@ -38,12 +38,3 @@ class _Product(torch.autograd.Function):
         if needed[2]:
             found[2] = slope.sum(0)
         return tuple(found)
-
-
-def with_quick_products(model: Any) -> Any:
-    """The model, its linear layers exchanged for those above where torch has oneDNN."""
-    if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        for layer in model.modules():
-            if type(layer) is torch.nn.Linear:
-                layer.__class__ = Linear
-    return model
