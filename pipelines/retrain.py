@@ -75,6 +75,8 @@ def retrain(workspace: str = ".", only_if_needed: bool = False) -> Release | Ans
         if already:
             return already
         pin.sync(space, params)
+        pin.check_comparable(space, params)
+        pin.check_comparable(space, params)
         if only_if_needed:
             answer = up_to_the_question(space, params)
             if answer and not answer.retrain:

@@ -85,6 +85,7 @@ def examples_of(task: Dialogue, tokenizer: Tokenizer, *texts: str) -> Examples:
         ('[{"role": "bot", "content": "a"}]', "the role of a turn is none of system, user, assistant: 'bot'"),
         ('[{"content": "a"}]', "the role of a turn is none of system, user, assistant: None"),
         (chat("hi", " \n"), "a turn is blank: 'assistant' says ' \\n'"),
+        (chat("hi", "a\0b"), "a turn holds NUL: 'assistant' says 'a\\x00b'"),
         ('[{"role": "user", "content": ["a"]}]', "a turn is blank: 'user' says ['a']"),
         ('[{"role": "assistant", "content": "a"}]', "the chat begins with a reply: ['assistant']"),
         (

@@ -171,9 +171,12 @@ def test_a_line_that_is_no_json_object_says_so(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "value", ["half \ud83d", ["half \ud83d"], [{"content": "half \ud83d"}]], ids=["text", "list", "chat"]
+)
 @pytest.mark.parametrize("name", ["text", "label", "source", "document", "id", "stars"])
-def test_half_of_a_surrogate_pair_can_be_stored_and_is_a_problem(tmp_path: Path, name: str) -> None:
-    row = {"id": "1", "text": "t", "label": "p", "source": "s", "document": "d", "stars": "5", name: "half \ud83d"}
+def test_half_of_a_surrogate_pair_can_be_stored_and_is_a_problem(tmp_path: Path, name: str, value: Any) -> None:
+    row = {"id": "1", "text": "t", "label": "p", "source": "s", "document": "d", "stars": "5", name: value}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     batch, _ = batches.add(Workspace(tmp_path), Reader(tmp_path / "rows.jsonl", COLUMNS, ENCODINGS))
     assert batch.problems == 1

@@ -109,7 +109,8 @@ def test_spans_in_a_label_become_markers_and_those_that_miss_the_text_a_fault(ta
 
     text = "the lamp is grey"
     missed = [said([4, 8], [12, 17]), said([8, 8], [12, 16]), said([-4, 8], [12, 16]), said([4], [12, 16]), "{}"]
-    missed += [said("the", [12, 16]), said([4, 8], [12, 16], 5), "{not json"]
+    missed += [said("the", [12, 16]), said([4, 8], [12, 16], 5), said([4.0, 8], [12, 16]), "{not json"]
+    missed.append('{"e1": ' * 99_999)  # deeper than Python reads
     good = [said([4, 8], [12, 16]), said([12, 16], [4, 8]), said([0, 3], [3, 8]), "Other"]
     frame = labelled(*[(text, label) for label in good + missed], (None, good[0]))
     frame["label"] = task.labels(frame)

@@ -60,7 +60,16 @@ def test_faults(label: str | None, fault: str | None) -> None:
         ("a B-\n", (1, "a", [], "line 1 has the tag 'B-', which is not O, B-type or I-type")),
         ("a O\nb E-x\n", (2, "a b", [], "line 2 has the tag 'E-x', which is not O, B-type or I-type")),
         ("a O\nb\n", (2, "a b", [], "line 2 has 1 column(s), not 2")),
-        ("lonely\n", (1, "lonely", [], "line 1 has 1 column(s), not 2")),
+        (
+            "# no sentence\na NN O\nb B-x\n",
+            (
+                3,
+                "# a b",
+                [[4, 5, "x"]],
+                "line 1 has the tag 'sentence', which is not O, B-type or I-type; line 3 has 2 column(s), not 3",
+            ),
+        ),
+        ("lonely\n", (1, "lonely", [], "line 1 has 1 column(s), not two or more")),
         ("a NN O\nb B-x\n", (2, "a b", [[2, 3, "x"]], "line 2 has 2 column(s), not 3")),
         ("\na I-x\nb I-x\n", (3, "a b", [[0, 3, "x"]], "line 2 has I-x without its B-x; tags must be IOB2")),
         ("a B-y\nb I-x\n", (2, "a b", [[0, 1, "y"], [2, 3, "x"]], "line 2 has I-x without its B-x; tags must be IOB2")),
@@ -93,6 +102,8 @@ def test_an_i_does_not_reach_over_a_blank_line() -> None:
         ("[]", "[]"),
         ("product", "product"),  # left to the contract, which refuses it
         ('[{"start": 4}]', '[{"start": 4}]'),
+        ("[" * 99_999, "[" * 99_999),  # deeper than Python reads
+        ("[" + "9" * 5_000 + "]", "[" + "9" * 5_000 + "]"),  # a number longer than Python reads
         (None, None),
     ],
 )

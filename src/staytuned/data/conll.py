@@ -25,8 +25,8 @@ def sentences(lines: Iterator[str]) -> Iterator[Found]:
                 yield last, {"text": text, "label": spans}, "; ".join(problems) or None
             text, spans, problems, before = "", [], [], "O"
             continue
-        columns = columns or max(2, len(fields))
         problem = _problem(fields, columns, before)
+        columns = columns or (0 if problem else len(fields))  # as the first good line has them
         if problem:
             problems.append(f"line {number} has {problem}")
         tag = fields[-1] if TAG.fullmatch(fields[-1]) else "O"
@@ -40,8 +40,8 @@ def sentences(lines: Iterator[str]) -> Iterator[Found]:
 
 def _problem(fields: list[str], columns: int, before: str) -> str | None:
     tag = fields[-1]
-    if len(fields) != columns:
-        return f"{len(fields)} column(s), not {columns}"
+    if len(fields) < 2 or columns not in (0, len(fields)):
+        return f"{len(fields)} column(s), not {columns or 'two or more'}"
     if not TAG.fullmatch(tag):
         return f"the tag {tag!r}, which is not O, B-type or I-type"
     if tag[0] == "I" and not _continues(tag, before):

@@ -12,6 +12,7 @@ import pandas
 from staytuned.data.data_docs import Validated, site, take_pages
 from staytuned.errors import DataError
 
+VALUE, PROBLEM = 80, 400  # characters in a reason: of a row's own value, of what was wrong where it was read
 FAULT = "{fault}"  # the reason that the task gave
 Reasons = dict[str, str]  # of a row: by kind, with the row's own value
 
@@ -140,4 +141,7 @@ def _kind(reason: str) -> str:
 
 def _with_value(reason: str, frame: pandas.DataFrame, row: int) -> str:
     named = re.search(r"\{(\w+)\}", reason)
-    return reason.replace(named[0], repr(str(frame.at[row, named[1]]))[:80]) if named else reason
+    if not named:
+        return reason
+    longest = PROBLEM if named[1] == "problem" else VALUE
+    return reason.replace(named[0], repr(str(frame.at[row, named[1]]))[:longest])

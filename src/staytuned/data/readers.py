@@ -226,8 +226,10 @@ def _replace_half_pairs(values: dict[str, Any], used: list[str]) -> str | None:
     broken = None
     for name in used:
         value = values.get(name)
-        if isinstance(value, str) and not value.isascii() and HALF_PAIR.search(value):
-            values[name] = HALF_PAIR.sub("?", value)
+        text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+        if isinstance(text, str) and not text.isascii() and HALF_PAIR.search(text):
+            whole = HALF_PAIR.sub("?", text)
+            values[name] = whole if text is value else json.loads(whole)
             broken = f"half of a surrogate pair in {name}"
     return broken
 

@@ -7,9 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import pandas
 
-from staytuned.entry_points import class_at
-from staytuned.files import read_json
-
 if TYPE_CHECKING:
     from staytuned.pieces import Pieces
     from staytuned.tasks import Task
@@ -25,14 +22,6 @@ class Said:
     statistics: numpy.ndarray  # of those, as of the task
 
 
-def task_of(folder: Path) -> "Task":
-    """The task that a model was trained for, without its weights."""
-    about = read_json(folder / "staytuned.json")
-    made = class_at(about["class"])
-    task: Task = made(made.Options.model_validate(about["task"]))
-    return task
-
-
 def said(folder: Path, frame: pandas.DataFrame, together: pandas.DataFrame, pieces: "Pieces") -> Said:
     """The champion's predictions for a frame.
 
@@ -43,11 +32,12 @@ def said(folder: Path, frame: pandas.DataFrame, together: pandas.DataFrame, piec
         pieces: Where answers are kept.
     """
     from staytuned.scoring import predictions
+    from staytuned.tasks import trained
 
     wanted = together["lot"].isin(together["lot"][together["row"].isin(frame["row"])])
     rows = together[wanted].reset_index(drop=True)
     known = dict(zip(rows["row"], predictions(folder, rows, pieces), strict=True))
-    return answered(task_of(folder), [known[row] for row in frame["row"]], frame)
+    return answered(trained(folder), [known[row] for row in frame["row"]], frame)
 
 
 def answered(task: "Task", predictions: list[Any], frame: pandas.DataFrame) -> Said:

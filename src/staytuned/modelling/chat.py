@@ -43,6 +43,8 @@ def fault(text: str) -> str | None:
         content = turn.get("content")
         if not isinstance(content, str) or not content.strip():
             return f"a turn is blank: {turn['role']!r} says {content!r}"
+        if "\0" in content:
+            return f"a turn holds NUL: {turn['role']!r} says {content[:80]!r}"
     roles = [turn["role"] for turn in turns]
     twice = next((one for one, other in pairwise(roles) if one == other), None)
     if twice:

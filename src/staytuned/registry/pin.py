@@ -118,6 +118,18 @@ def check_alias(workspace: Workspace, params: Params) -> None:
         )
 
 
+def check_comparable(workspace: Workspace, params: Params) -> None:
+    """Champion and best version must give the answers that the params ask for.
+
+    Raises:
+        ParamsError: the task or its labels are others now.
+    """
+    from staytuned import tasks  # heavier than what else is here
+
+    for about in sorted(workspace.pin.glob("*/staytuned.json")):
+        tasks.load(params).check_comparable(about.parent)
+
+
 def recover(workspace: Workspace, registry: Registry) -> None:
     """Bring a promotion that was cut off to its end, it was decided, registered and proved; and MLflow's record.
 

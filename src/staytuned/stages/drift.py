@@ -10,7 +10,7 @@ import pandas
 from staytuned import tasks
 from staytuned.data.sides import unseen_by
 from staytuned.drift.accuracy import estimated_accuracy
-from staytuned.drift.answers import Said, said, task_of
+from staytuned.drift.answers import Said, said
 from staytuned.drift.calibration import judge, partings
 from staytuned.drift.embedding import embedded
 from staytuned.drift.rows import LEAST, reference_and_window
@@ -86,7 +86,7 @@ def compare(
     with kept_in(workspace.pieces, "drift", "evaluate") as pieces:
         return look(
             params,
-            task_of(folder),
+            tasks.trained(folder),
             reference,
             window,
             unseen_groups(reference, folder),

@@ -35,6 +35,7 @@ def run(workspace: Workspace, params: Params) -> None:
 
     Raises:
         DataError: every test row was trained on by one of the models.
+        ParamsError: one of them gives other answers than ``task`` asks for.
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -46,6 +47,8 @@ def run(workspace: Workspace, params: Params) -> None:
     )
     base = base_of(workspace, params)
     folders = {"candidate": workspace.candidate, **pinned(workspace)}
+    for folder in folders.values():
+        task.check_comparable(folder)
     fair = unseen_by(test.frame["row"], folders.values())  # with another salt, an old model may have seen them
     if not fair.any():
         raise DataError(

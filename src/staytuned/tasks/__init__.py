@@ -11,7 +11,9 @@ import pandas
 import pyarrow
 
 from staytuned.data.readers import Format
-from staytuned.entry_points import task_class
+from staytuned.entry_points import class_at, task_class
+from staytuned.errors import ParamsError
+from staytuned.files import read_json
 from staytuned.modelling.examples import Examples, list_array
 from staytuned.params import Params
 from staytuned.sections import TaskOptions
@@ -105,6 +107,11 @@ class Task(ABC):
     def classes(self) -> list[str]:
         """The labels that a row may have, each needed to train on; empty where labels are open."""
         return []
+
+    @property
+    def answers(self) -> Any:
+        """What its answers are made of, as JSON: models of other answers cannot be compared with its own."""
+        return self.classes
 
     # Examples
 
@@ -209,6 +216,25 @@ class Task(ABC):
 
     # Given
 
+    def check_comparable(self, folder: Path) -> None:
+        """Refuse a model that gives other answers, such as a champion from before a label was added.
+
+        Args:
+            folder: Of the model.
+
+        Raises:
+            ParamsError: it learned another task, or other labels.
+        """
+        about = read_json(folder / "staytuned.json")
+        other = trained(folder)
+        theirs, ours = ([about["task"]["name"], other.answers], [self.options.name, self.answers])
+        if theirs != ours:
+            part = 0 if theirs[0] != ours[0] else 1
+            raise ParamsError(
+                f"task is not what the champion learned: {theirs[part]} then, {ours[part]} now, and models of other "
+                "answers cannot be compared; set it back, or make a workspace of its own for it: `staytuned init DIR`"
+            )
+
     def score(self, frame: pandas.DataFrame, predictions: list[Any]) -> dict[str, float]:
         """The metrics of predictions."""
         sums = self.statistics(frame, predictions).sum(axis=0)
@@ -240,6 +266,14 @@ class Task(ABC):
         if pairs:
             columns["type_ids"] = list_array([encoding.type_ids for encoding in encodings])
         return pyarrow.table(columns)
+
+
+def trained(folder: Path) -> Task:
+    """The task that a model was trained for, without its weights."""
+    about = read_json(folder / "staytuned.json")
+    made = class_at(about["class"])
+    task: Task = made(made.Options.model_validate(about["task"]))
+    return task
 
 
 def load(params: Params) -> Task:

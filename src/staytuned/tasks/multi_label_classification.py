@@ -105,6 +105,11 @@ class MultiLabelClassification(Task):
         return PooledHead(backbone, self.width, dropout)
 
     @property
+    def answers(self) -> Any:
+        """The labels."""
+        return self.options.labels
+
+    @property
     def width(self) -> int:
         """An output for each label."""
         return len(self.options.labels)

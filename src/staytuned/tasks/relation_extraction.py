@@ -233,13 +233,13 @@ def _marked(text: Any, label: Any) -> tuple[Any, Any]:
     """Text and relation, the entities marked where the label says; as they are, where it says nothing that fits."""
     if not isinstance(text, str) or not _is_object(label):
         return text, label
-    with suppress(ValueError, TypeError, KeyError):
-        said = json.loads(label)
+    with suppress(ValueError, RecursionError, TypeError, KeyError):
+        marked, said = text, json.loads(label)
         spans = [said["e1"], said["e2"]]
         if isinstance(said["relation"], str) and all(0 <= start < end <= len(text) for start, end in spans):
             # from the last to the first, so that places stay true; where two meet, the one that opens goes first
             ends = enumerate(place for span in spans for place in span)
             for place, _, marker in sorted(((place, i % 2 == 0, MARKERS[i]) for i, place in ends), reverse=True):
-                text = text[:place] + marker + text[place:]
-            return text, said["relation"]
+                marked = marked[:place] + marker + marked[place:]
+            return marked, said["relation"]
     return text, label

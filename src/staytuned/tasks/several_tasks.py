@@ -95,6 +95,11 @@ class SeveralTasks(Task):
         return {part.column: task_class(part.task.name)(part.task) for part in self.options.parts}
 
     @property
+    def answers(self) -> Any:
+        """Those of each part."""
+        return {name: [part.options.name, part.answers] for name, part in self.parts.items()}
+
+    @property
     def metrics(self) -> tuple[Metric, ...]:  # type: ignore[override]
         """Those of each part under its name."""
         return tuple(

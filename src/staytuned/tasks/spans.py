@@ -17,7 +17,7 @@ def as_lists(label: str) -> str:
     try:
         spans = json.loads(label)
         return json.dumps([[span[name] for name in ("start", "end", "type")] for span in spans], ensure_ascii=False)
-    except (json.JSONDecodeError, TypeError, KeyError):  # the contract says what is wrong with it
+    except (ValueError, RecursionError, TypeError, KeyError):  # the contract says what is wrong with it
         return label
 
 

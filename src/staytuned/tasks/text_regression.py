@@ -72,6 +72,11 @@ class TextRegression(Task):
         return self.options.levels or []
 
     @property
+    def answers(self) -> Any:
+        """The levels, or the range."""
+        return self.classes or list(self.range)
+
+    @property
     def range(self) -> tuple[float, float]:
         """The lowest and the highest label, as numbers."""
         return (0.0, len(self.classes) - 1.0) if self.classes else (self.options.low, self.options.high)

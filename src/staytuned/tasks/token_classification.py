@@ -73,6 +73,11 @@ class TokenClassification(Task):
         "gate": {"bounds": {"f1": 0.4}},
     }
 
+    @property
+    def answers(self) -> Any:
+        """The types."""
+        return self.options.types
+
     # Rows
 
     def labels(self, frame: pandas.DataFrame) -> pandas.Series:
