@@ -267,6 +267,16 @@ class Task(ABC):
             columns["type_ids"] = list_array([encoding.type_ids for encoding in encodings])
         return pyarrow.table(columns)
 
+    def text_inputs(self, examples: Examples, places: list[int]) -> "dict[str, torch.Tensor]":
+        """What a model reads of ``tokenized`` examples: token ids and their mask, and of pairs which text is whose."""
+        from staytuned.modelling.heads import mask_of, padded
+
+        ids = examples.lists("input_ids", places)
+        inputs = {"input_ids": padded(ids), "attention_mask": mask_of(ids)}
+        if "text_pair" in self.columns:
+            inputs["token_type_ids"] = padded(examples.lists("type_ids", places))
+        return inputs
+
 
 def trained(folder: Path) -> Task:
     """The task that a model was trained for, without its weights."""

@@ -92,11 +92,8 @@ class MultiLabelClassification(Task):
         """Token ids and their mask; 1.0 for each label that a row has."""
         import torch
 
-        from staytuned.modelling.heads import mask_of, padded
-
-        ids = examples.lists("input_ids", places)
         has = numpy.stack(examples.lists("has", places))
-        return Batch({"input_ids": padded(ids), "attention_mask": mask_of(ids)}, torch.from_numpy(has).float())
+        return Batch(self.text_inputs(examples, places), torch.from_numpy(has).float())
 
     def model(self, backbone: Any, dropout: float) -> "torch.nn.Module":
         """A linear head on the mean of the states."""

@@ -128,13 +128,7 @@ class TextClassification(Task):
         """Token ids and their mask; class numbers."""
         import torch
 
-        from staytuned.modelling.heads import mask_of, padded
-
-        ids = examples.lists("input_ids", places)
-        inputs = {"input_ids": padded(ids), "attention_mask": mask_of(ids)}
-        if "text_pair" in self.columns:
-            inputs["token_type_ids"] = padded(examples.lists("type_ids", places))
-        return Batch(inputs, torch.from_numpy(examples.column("class")[places]).long())
+        return Batch(self.text_inputs(examples, places), torch.from_numpy(examples.column("class")[places]).long())
 
     def model(self, backbone: Any, dropout: float) -> "torch.nn.Module":
         """A linear head on the mean of the states."""

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy
 import pandas
@@ -52,8 +52,8 @@ class TextRegression(Task):
     """
 
     Options = Options
-    columns = ("text", "label")
-    can_be_part = True
+    columns: ClassVar[tuple[str, ...]] = ("text", "label")
+    can_be_part: ClassVar[bool] = True
     freezable = True
     metrics = (
         Metric("mae", "mean absolute error", higher_is_better=False),
@@ -110,11 +110,7 @@ class TextRegression(Task):
         """Token ids and their mask; targets."""
         import torch
 
-        from staytuned.modelling.heads import mask_of, padded
-
-        ids = examples.lists("input_ids", places)
-        inputs = {"input_ids": padded(ids), "attention_mask": mask_of(ids)}
-        return Batch(inputs, torch.from_numpy(examples.column("target")[places]).float())
+        return Batch(self.text_inputs(examples, places), torch.from_numpy(examples.column("target")[places]).float())
 
     def model(self, backbone: Any, dropout: float) -> "torch.nn.Module":
         """A linear head on the mean of the states."""
