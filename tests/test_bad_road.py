@@ -229,8 +229,18 @@ def test_a_base_model_that_does_not_fit_the_task_is_refused_before_any_work(tmp_
     road = make_workspace(tmp_path / "road")
     rows = write_csv(tmp_path / "rows.csv", make_rows(60))
     assert staytuned(road, "ingest", rows).returncode == 0
+    set_params(road, encode__max_tokens=513)
+    refused(staytuned(road, "run"), 78, "encode.max_tokens is 513, but 'tiny' (model.base) reads at most 512")
     config = road.root / "base-models" / "tiny" / "config.json"
     facts = read_json(config) | {"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True}
     config.write_text(json.dumps(facts))
     refused(staytuned(road, "run"), 78, "holds a T5ForConditionalGeneration", "'text-classification' needs an encoder")
     assert not road.accepted.exists()
+
+
+def test_labels_that_the_champion_did_not_learn_are_refused_before_any_work(road: Workspace) -> None:
+    accepted = road.accepted.stat().st_mtime_ns
+    set_params(road, task__labels=["positive", "neutral", "negative"])
+    refused(staytuned(road, "run"), 78, "task is not what the champion learned", "set it back, or make a workspace")
+    assert road.accepted.stat().st_mtime_ns == accepted
+    assert answers(road)

@@ -11,7 +11,6 @@ from staytuned.data import batches, example
 from staytuned.data.readers import Reader
 from staytuned.entry_points import task_class
 from staytuned.errors import DataError, GateError, MissingError, RegistryError, StaytunedError
-from staytuned.models import base_of, check_fits
 from staytuned.pages import prefect_settings, prefect_starting
 from staytuned.params import Params
 from staytuned.progress import busy
@@ -49,6 +48,7 @@ def run(workspace: Workspace, only_if_needed: bool = False) -> None:
         )
         print(_said_already(already))
         return
+    _check_base(workspace, params)
     if not batches.manifest(workspace):
         _first_batch(workspace, params)
     if only_if_needed:
@@ -58,7 +58,6 @@ def run(workspace: Workspace, only_if_needed: bool = False) -> None:
         if answer and not answer.retrain:
             print("nothing to do:", *answer.reasons, *answer.waiting, sep="\n  ")
             return
-    _check_base(workspace, params)
     outcome = _flow(workspace, params, only_if_needed)
     if isinstance(outcome, Release):
         summary(workspace, params, outcome)
@@ -88,10 +87,9 @@ def _said_already(release: Release) -> str:
 
 def _check_base(workspace: Workspace, params: Params) -> None:
     """The base model is there, and fits the task: said before any work."""
-    from staytuned import tasks
+    from staytuned.stages import encode
 
-    base = base_of(workspace, params)
-    check_fits(base, tasks.load(params).kind, params.task.name)
+    encode.fitted(workspace, params)
 
 
 def _first_batch(workspace: Workspace, params: Params) -> None:

@@ -30,20 +30,11 @@ SIDE = 0  # column
 
 
 def run(workspace: Workspace, params: Params) -> None:
-    """Write the encoded rows and report rows, tokens and truncations of each side.
-
-    Raises:
-        MissingError: the base model is nowhere to be found, or has no tokenizer.json.
-        ParamsError: it cannot read as many tokens as ``encode.max_tokens``, or is of another kind than the task needs.
-    """
-    base = base_of(workspace, params)
-    task, tokenizer = tasks.load(params), _tokenizer(base, params)
-    check_fits(base, task.kind, params.task.name)
+    """Write the encoded rows and report rows, tokens and truncations of each side."""
+    base, task, tokenizer = fitted(workspace, params)
     accepted = pyarrow.parquet.ParquetFile(workspace.accepted)
     sides = _sides(workspace)
     counts = {side: dict.fromkeys(("rows", "examples", "tokens", "truncated"), 0) for side in SIDES}
-    task.read(base)
-    task.adapt(tokenizer, params.encode.max_tokens)
     schema = _examples(task, tokenizer, accepted.schema_arrow.empty_table(), sides[:0]).schema.remove(SIDE)
     weights, options = fingerprint(base), [params.section("encode"), params.section("task")]
     made = f"{made_by('stages/encode.py', 'tasks', 'modelling')} {weights} {options}"
@@ -71,6 +62,21 @@ def run(workspace: Workspace, params: Params) -> None:
         "sides": counts,
     }
     write_json(workspace.reports / "encoding.json", report)
+
+
+def fitted(workspace: Workspace, params: Params) -> tuple[Path, Task, Tokenizer]:
+    """The base model's folder, and the task and its tokenizer, each set to the other.
+
+    Raises:
+        MissingError: the base model is nowhere to be found, or has no tokenizer.json.
+        ParamsError: it cannot read as many tokens as ``encode.max_tokens``, or is of another kind than the task needs.
+    """
+    base, task = base_of(workspace, params), tasks.load(params)
+    check_fits(base, task.kind, params.task.name)
+    tokenizer = _tokenizer(base, params)
+    task.read(base)
+    task.adapt(tokenizer, params.encode.max_tokens)
+    return base, task, tokenizer
 
 
 def _sides(workspace: Workspace) -> numpy.ndarray:
