@@ -56,7 +56,7 @@ def test_faults(label: str | None, fault: str | None) -> None:
         ("\n\nla NN B-x\nmp NN I-x\n \t\n\n", (4, "la mp", [[0, 5, "x"]], None)),
         ("a B-x\nb B-x\nc I-x\nd B-y\n", (4, "a b c d", [[0, 1, "x"], [2, 5, "x"], [6, 7, "y"]], None)),
         ("-DOCSTART- -X- O O\n\nEU NNP I-NP B-ORG\n-DOCSTART- -X- O O\n", (3, "EU", [[0, 2, "ORG"]], None)),
-        ("北 B-x\n京 I-x\n👍🏽 O\ne\u0301 B-y\n", (4, "北 京 👍🏽 e\u0301", [[0, 3, "x"], [7, 9, "y"]], None)),
+        ("北 B-x\n京 I-x\n👍🏽 O\ne\u0301 B-y\n", (4, "北京 👍🏽 e\u0301", [[0, 2, "x"], [6, 8, "y"]], None)),
         ("a B-\n", (1, "a", [], "line 1 has the tag 'B-', which is not O, B-type or I-type")),
         ("a O\nb E-x\n", (2, "a b", [], "line 2 has the tag 'E-x', which is not O, B-type or I-type")),
         ("a O\nb\n", (2, "a b", [], "line 2 has 1 column(s), not 2")),

@@ -5,13 +5,17 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
+import regex  # type: ignore[import-untyped]
+
 from staytuned.data.readers import Found
 
+NO_BLANKS = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"  # scripts that part no words
+TOGETHER = regex.compile(f"{NO_BLANKS} {NO_BLANKS}")  # a seam of tokens at which no text of theirs has a blank
 TAG = re.compile(r"O|[BI]-.+")
 
 
 def sentences(lines: Iterator[str]) -> Iterator[Found]:
-    """A row for each sentence: its tokens joined by blanks, and the spans that its IOB2 tags say.
+    """A row for each sentence: its tokens, joined as they are written, and the spans that its IOB2 tags say.
 
     A line has a token in its first column and its tag in the last, with tabs or blanks between; ``-DOCSTART-`` ends a
     sentence as a blank line does (Tjong Kim Sang & De Meulder 2003, section 2.1).
@@ -30,7 +34,8 @@ def sentences(lines: Iterator[str]) -> Iterator[Found]:
         if problem:
             problems.append(f"line {number} has {problem}")
         tag = fields[-1] if TAG.fullmatch(fields[-1]) else "O"
-        text = f"{text} {token}" if text else token
+        seam = "" if not text or TOGETHER.fullmatch(f"{text[-1]} {token[0]}") else " "
+        text += seam + token
         if _continues(tag, before):
             spans[-1][1] = len(text)
         elif tag != "O":

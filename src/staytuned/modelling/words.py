@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy
 import regex  # type: ignore[import-untyped]
 
+from staytuned.data.conll import NO_BLANKS
+
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
-NO_BLANKS = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"  # scripts that part no words
 # As a reader sees it, with its accents, an emoji as a whole: a grapheme cluster (UAX 29, section 3), if it is visible.
 CHARACTER = r"(?![\s\p{Cc}\p{Cf}])\X"
 WORD = rf"(?:(?=[\p{{L}}\p{{N}}])(?!{NO_BLANKS})\X)+|{CHARACTER}"
