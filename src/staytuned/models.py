@@ -13,7 +13,7 @@ import struct
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from staytuned.errors import DataError, MissingError, ParamsError
 from staytuned.files import read_json, sha256
@@ -85,13 +85,14 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def check_fits(base: Path, kind: str, task: str) -> None:
+def check_fits(base: Path, kind: str, task: str, kinds: dict[str, str]) -> None:
     """Refuse a base model whose weights are of another kind than a task needs.
 
     Args:
         base: Its folder.
         kind: The class of transformers that the task loads it by; of one that is not known here nothing is said.
         task: The task's name.
+        kinds: By which classes it can load one, and what to set for it, as ``task.model to 'decoder'``.
 
     Raises:
         ParamsError: says what the model is, and what would fit.
@@ -100,18 +101,22 @@ def check_fits(base: Path, kind: str, task: str) -> None:
         return
     config = read_json(base / "config.json")
     made = (config.get("architectures") or ["?"])[0]
-    is_seq2seq = bool(config.get("is_encoder_decoder"))
-    fits = is_seq2seq == (kind == "AutoModelForSeq2SeqLM") and (
-        made == "?" or re.search(f"({FITTING[kind][2]})$", made) is not None
-    )
-    if not fits:
+    if not _fits(config, made, kind):
         wanted, example, _ = FITTING[kind]
+        cure = next((f"set {option}" for other, option in kinds.items() if _fits(config, made, other)), "")
         others = [words for words, _, ends in FITTING.values() if ends and re.search(f"({ends})$", made)]
         also = f", {others[0]}" if others else ""
         raise ParamsError(
             f"model.base: {base} holds a {made} of type {config.get('model_type')!r}{also}, but task.name "
-            f"{task!r} needs {wanted}, such as {example}; change one of the two"
+            f"{task!r} needs {wanted}, such as {example}; {cure or 'change one of the two'}"
         )
+
+
+def _fits(config: dict[str, Any], made: str, kind: str) -> bool:
+    """Whether a model of a class ``made`` can be loaded by ``kind``."""
+    if bool(config.get("is_encoder_decoder")) != (kind == "AutoModelForSeq2SeqLM"):
+        return False
+    return made == "?" or re.search(f"({FITTING[kind][2]})$", made) is not None
 
 
 def unpacked(file: Path) -> Path:

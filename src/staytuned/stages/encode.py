@@ -72,7 +72,7 @@ def fitted(workspace: Workspace, params: Params) -> tuple[Path, Task, Tokenizer]
         ParamsError: it cannot read as many tokens as ``encode.max_tokens``, or is of another kind than the task needs.
     """
     base, task = base_of(workspace, params), tasks.load(params)
-    check_fits(base, task.kind, params.task.name)
+    check_fits(base, task.kind, params.task.name, task.kinds)
     tokenizer = _tokenizer(base, params)
     task.read(base)
     task.adapt(tokenizer, params.encode.max_tokens)

@@ -80,6 +80,7 @@ class Task(ABC):
     freezable: ClassVar[bool] = False  # its model is a ``TokenHead``: with ``train.frozen`` it alone learns
     formats: ClassVar[dict[str, Format]] = {}  # readers of further endings of files, such as ``.conll``
     kind: str = "AutoModel"  # class of transformers that its models are loaded by; it may depend on the options
+    kinds: ClassVar[dict[str, str]] = {}  # what ``kind`` can be, and what to set for it
     metrics: tuple[Metric, ...]  # the first selects the best evaluation, and rules the gate
     before: str  # what the fine-tuned model is compared with, in words; it may too
     start: ClassVar[dict[str, Any]]  # params.yaml of a new workspace, where it differs from the example's

@@ -63,6 +63,10 @@ class LanguageModelling(Generative):
     labelled = False
     formats = {".txt": paragraphs}
     kind = "AutoModelForCausalLM"
+    kinds = {
+        "AutoModelForCausalLM": "task.objective to 'causal'",
+        "AutoModelForMaskedLM": "task.objective to 'masked'",
+    }
     metrics: tuple[Metric, ...] = (
         Metric("bits_per_byte", "bits per byte", higher_is_better=False),
         Metric("perplexity", "perplexity", higher_is_better=False),

@@ -60,6 +60,7 @@ class TextGeneration(Generative):
 
     Options = Options
     kind = KINDS["encoder-decoder"]
+    kinds = {kind: f"task.model to {name!r}" for name, kind in KINDS.items()}
     metrics: tuple[Metric, ...] = (
         Metric("rouge_l", "ROUGE-L"),
         Metric("rouge_1", "ROUGE-1"),
