@@ -1,12 +1,14 @@
 """Linear layers with a backward pass of their own: what torch's say, and what they learn."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from staytuned.modelling import products
 from staytuned.modelling.heads import with_quick_layers
 from staytuned.modelling.products import Linear
 
@@ -17,8 +19,8 @@ def sides(inputs: int, outputs: int, bias: bool = True) -> tuple[torch.nn.Module
     """A layer of torch, and the same as one of ours."""
     torch.manual_seed(0)
     theirs = torch.nn.Sequential(torch.nn.Linear(inputs, outputs, bias))
-    ours = with_quick_layers(copy.deepcopy(theirs))
-    assert type(ours[0]) is Linear
+    ours = copy.deepcopy(theirs)
+    ours[0].__class__ = Linear
     return ours, theirs
 
 
@@ -60,3 +62,14 @@ def test_the_same_inputs_give_the_same_bits() -> None:
         layer(values).square().sum().backward()
         found.append(values.grad)
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(("vendor", "quicker"), [("AuthenticAMD", True), ("GenuineIntel", False)])
+def test_they_are_taken_where_they_are_quicker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str, quicker: bool
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+    assert products.are_quicker(tmp_path / "cpuinfo") is quicker
+    monkeypatch.setattr(products, "are_quicker", lambda: quicker)
+    (layer,) = with_quick_layers(torch.nn.Sequential(torch.nn.Linear(6, 4)))
+    assert (type(layer) is Linear) is quicker

@@ -8,8 +8,8 @@ import numpy
 import torch
 import transformers
 
+from staytuned.modelling import products
 from staytuned.modelling.dropout import Dropout
-from staytuned.modelling.products import Linear
 from staytuned.modelling.unpadded import last_states
 
 
@@ -36,10 +36,10 @@ def backbone(kind: str, folder: Path, dropout: float, pretrained: bool) -> Any:
 
 
 def with_quick_layers(model: Any) -> Any:
-    """The model, its layers of dropout, and its linear ones where torch has oneDNN, exchanged for staytuned's."""
+    """The model, its layers of dropout, and its linear ones where that pays, exchanged for staytuned's."""
     quick: dict[type, type] = {torch.nn.Dropout: Dropout}
-    if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        quick[torch.nn.Linear] = Linear
+    if products.are_quicker():
+        quick[torch.nn.Linear] = products.Linear
     for layer in model.modules():
         layer.__class__ = quick.get(type(layer), type(layer))
     return model

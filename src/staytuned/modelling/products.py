@@ -1,5 +1,10 @@
-"""Linear layers whose inputs' gradient oneDNN computes, a fifth quicker than the library that torch takes for it."""
+"""Linear layers whose inputs' gradient oneDNN computes.
 
+On a processor that is not Intel's it is a fifth quicker than MKL, which torch takes for it; on one of Intel's, slower.
+"""
+
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,3 +43,10 @@ class _Product(torch.autograd.Function):
         if needed[2]:
             found[2] = slope.sum(0)
         return tuple(found)
+
+
+@cache
+def are_quicker(facts: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether these layers are, on this processor."""
+    has_one: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return has_one and facts.exists() and "GenuineIntel" not in facts.read_text()
