@@ -76,7 +76,6 @@ def retrain(workspace: str = ".", only_if_needed: bool = False) -> Release | Ans
             return already
         pin.sync(space, params)
         pin.check_comparable(space, params)
-        pin.check_comparable(space, params)
         if only_if_needed:
             answer = up_to_the_question(space, params)
             if answer and not answer.retrain:

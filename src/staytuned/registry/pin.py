@@ -126,8 +126,9 @@ def check_comparable(workspace: Workspace, params: Params) -> None:
     """
     from staytuned import tasks  # heavier than what else is here
 
+    task = tasks.load(params)
     for about in sorted(workspace.pin.glob("*/staytuned.json")):
-        tasks.load(params).check_comparable(about.parent)
+        task.check_comparable(about.parent)
 
 
 def recover(workspace: Workspace, registry: Registry) -> None:
