@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -82,6 +83,32 @@ def sentences(data: Path, scratch: Path) -> list[Path]:
     """Every 4th pair of Tatoeba, to find the Chinese sentence for the English one: 5,101."""
     rows = [{"text": english, "text_pair": chinese} for english, chinese in _english_chinese(data, 4)]
     return [_jsonl(scratch / "sentences.jsonl", rows)]
+
+
+def questions(data: Path, scratch: Path) -> list[Path]:
+    """XQuAD as it is; COVID-QA, each question with the paragraph of its document that holds the answer."""
+    documents = [
+        {"title": document["paragraphs"][0]["document_id"], "paragraphs": list(_passages(document))}
+        for document in json.loads((data / "qa/covidqa.json").read_text("utf-8"))["data"]
+    ]
+    passages = scratch / "covidqa.json"
+    passages.write_text(json.dumps({"data": documents}), encoding="utf-8")
+    return [data / "qa/xquad.en.json", passages]
+
+
+def _passages(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A paragraph with its question; some answers stand a few characters beside the start that the data gives."""
+    for paragraph in document["paragraphs"]:
+        context = paragraph["context"]
+        for asked in paragraph["qas"]:
+            answer = asked["answers"][0]["text"].strip()
+            starts = [match.start() for match in re.finditer(re.escape(answer), context)]
+            start = min(starts, key=lambda place: abs(place - asked["answers"][0]["answer_start"]))
+            first = context.rfind("\n\n", 0, start) + 2 if "\n\n" in context[:start] else 0
+            end = start + len(answer)
+            passage = context[first:end] + context[end:].split("\n\n")[0]
+            found = [{"text": answer, "answer_start": start - first}]
+            yield {"context": passage, "qas": [{"id": asked["id"], "question": asked["question"], "answers": found}]}
 
 
 def chats(data: Path, scratch: Path) -> list[Path]:

@@ -27,6 +27,7 @@ from real_data import (
     given,
     intents,
     own_or_other,
+    questions,
     ratings,
     sentences,
     summaries,
@@ -104,6 +105,12 @@ JOBS = {
         "question-answering",
         given("qa/xquad.en.json"),
         {"task__unanswerable": False, "train__epochs": 5, "train__learning_rate": 3e-4},
+        ["predict", "Who wrote it?", "--pair", "The book is old. It was written by Ada Lovelace in London."],
+    ),
+    "questions": Job(
+        "question-answering",
+        questions,
+        {"task__unanswerable": False, "train__epochs": 4, "train__learning_rate": 3e-4, "split__test": 0.2},
         ["predict", "Who wrote it?", "--pair", "The book is old. It was written by Ada Lovelace in London."],
     ),
     "ratings": Job(
