@@ -57,6 +57,7 @@ FEW_ROWS = {
     "train__epochs": 15,
     "train__learning_rate": 3e-4,
     "train__head_learning_rate": 5e-3,
+    "train__sharpness": 0.0,
 }
 
 SMOLLM = {  # 135 million weights: low-rank adapters, short texts, one seed
@@ -78,6 +79,7 @@ JOBS = {
             "ingest__columns__label": "category",
             "train__epochs": 8,
             "train__learning_rate": 3e-4,
+            "train__sharpness": 0.0,
             "split__test": 0.2,
             "encode__max_tokens": 64,
         },
@@ -98,7 +100,7 @@ JOBS = {
     "semeval2010": Job(
         "relation-extraction",
         given("relation/semeval2010_t8/train.txt", "relation/semeval2010_t8/test.txt"),
-        {"train__learning_rate": 2e-4},
+        {},
         ["predict", "the <e1>lid</e1> of the <e2>box</e2> is broken"],
     ),
     "xquad": Job(
@@ -229,8 +231,7 @@ def prepare(data: Path, place: Path, name: str) -> None:
     if not (place / "params.yaml").exists():
         workspace = init(place, job.task)
         params = {key: value(data) if callable(value) else value for key, value in job.params.items()}
-        plain = {"gate__bounds": {}, "train__sharpness": 0.0}  # plain steps, at half the cost
-        set_params(workspace, **plain | {"train__threads": 1} | params)
+        set_params(workspace, **{"gate__bounds": {}, "train__threads": 1} | params)
         if job.make_base:
             job.make_base(place / "base-models" / params["model__base"])
         scratch = place / "var"

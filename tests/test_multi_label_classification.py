@@ -160,7 +160,6 @@ def test_the_whole_road_from_csv_to_labels(tmp_path: Path) -> None:
         train__learning_rate=3e-3,
         train__head_learning_rate=3e-3,
         train__dropout=0.0,
-        train__sharpness=0.0,
         train__evaluations_per_epoch=1,
         train__threads=1,
         evaluate__bootstrap=200,

@@ -117,7 +117,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         train__head_learning_rate=6e-3,
         train__dropout=0.0,
         train__threads=1,
-        train__sharpness=0.0,
         evaluate__bootstrap=100,
     )
     bad = [row(number) | {"text_pair": blank} for number, blank in ((998, " "), (999, "\t\n"))]

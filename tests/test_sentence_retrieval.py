@@ -185,7 +185,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         train__learning_rate=6e-3,
         train__dropout=0.0,
         train__threads=1,
-        train__sharpness=0.0,
         evaluate__bootstrap=100,
     )
     rows = [row(*which) for which in product(range(len(THINGS)), range(len(WORDS)), range(3))]

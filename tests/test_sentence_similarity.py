@@ -40,7 +40,6 @@ def test_the_whole_road(tmp_path: Path) -> None:
         train__dropout=0.0,
         train__patience=20,
         train__threads=1,
-        train__sharpness=0.0,
         evaluate__bootstrap=100,
     )
     params = Params.read(workspace.params)

@@ -443,7 +443,6 @@ def test_the_road_to_a_candidate(tmp_path: Path) -> None:
         train__learning_rate=6e-3,
         train__head_learning_rate=6e-3,
         train__dropout=0.0,
-        train__sharpness=0.0,
         train__threads=1,
         evaluate__bootstrap=100,
     )

@@ -54,7 +54,7 @@ class MultiLabelClassification(Task):
     before = "frozen embeddings, one logistic regression a label"
     start = {
         "task": {"labels": ["battery", "screen", "sound"], "threshold": 0.5},
-        "train": {"epochs": 4},
+        "train": {"epochs": 4, "learning_rate": 2.0e-4, "sharpness": 0.0},
         "gate": {"bounds": {"macro_f1": 0.5, "micro_f1": 0.5, "subset_accuracy": 0.3}},
     }
 

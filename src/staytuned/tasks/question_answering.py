@@ -83,7 +83,7 @@ class QuestionAnswering(Task):
         "task": {"stride": 48, "max_answer_tokens": 30, "unanswerable": True},
         "ingest": {"columns": {"text": "question", "text_pair": "context", "label": "answers", "group": "title"}},
         "encode": {"max_tokens": 256},
-        "train": {"epochs": 3, "batch_size": 16},
+        "train": {"epochs": 3, "batch_size": 16, "learning_rate": 2.0e-4, "sharpness": 0.0},
         "gate": {"bounds": {"f1": 0.4, "exact_match": 0.25}},
     }
 

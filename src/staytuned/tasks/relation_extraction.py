@@ -77,7 +77,7 @@ class RelationExtraction(TextClassification):
             "labels": [f"{name}({order})" for name in SEMEVAL for order in ("e1,e2", "e2,e1")] + ["Other"],
             "negative": "Other",
         },
-        "train": {"epochs": 3},
+        "train": {"epochs": 3, "learning_rate": 2.0e-4, "sharpness": 0.0},
         "gate": {"bounds": {"macro_f1": 0.5, "accuracy": 0.5}},
     }
 

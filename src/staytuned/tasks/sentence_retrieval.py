@@ -40,7 +40,7 @@ class SentenceRetrieval(Task):
     start = {
         "task": {},
         "ingest": {"columns": {"text_pair": "text_pair", "label": None}},
-        "train": {"learning_rate": 5.0e-5, "batch_size": 64},
+        "train": {"learning_rate": 5.0e-5, "batch_size": 64, "sharpness": 0.0},
         "gate": {"bounds": {"mrr": 0.3}},
     }
 

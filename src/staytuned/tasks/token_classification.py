@@ -69,7 +69,7 @@ class TokenClassification(Task):
     before = "each word's most frequent tag"
     start = {
         "task": {"types": ["person", "location", "organization"], "pieces": "first"},
-        "train": {"epochs": 3, "learning_rate": 2e-4},
+        "train": {"epochs": 3, "learning_rate": 2.0e-4, "sharpness": 0.0},
         "gate": {"bounds": {"f1": 0.4}},
     }
 
