@@ -3,9 +3,10 @@
 usage: python benchmarks/recipes.py DATA FOLDER NAME...     NAME: of a job in benchmarks/tasks.py
 
 DATA as there; FOLDER keeps what is done, training by training, so that it can be resumed. Both sides start from the
-same base model and have the same rows and epochs; theirs has the validation rows to train on as well, since it stops
-by count. Ours is the stage that the road runs, under the job's params. Both run in one thread, so that two jobs can run
-side by side. Labels of a regression are scaled as ours, and each batch has the loss of our task.
+same base model and learn from the same rows for the same epochs; theirs, as the scripts do, uses its last weights, ours
+those that did best on the validation rows. Ours is the stage that the road runs, under the job's params. Both run in
+one thread, so that two jobs can run side by side. Labels of a regression are scaled as ours, and each batch has the
+loss of our task.
 
 Only quality is compared, so that theirs may learn as quickly as ours: its model and hyperparameters are those of
 transformers, its arithmetic (AdamW, attention, products) is that of staytuned, which is the same up to rounding. The
@@ -20,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-import pyarrow
 import torch
 import transformers
 from tasks import JOBS, prepare
 from tokenizers import Tokenizer
 
 from staytuned import tasks
-from staytuned.data.sides import TEST, TRAIN, VALIDATION, rows_of
+from staytuned.data.sides import TEST, TRAIN, rows_of
 from staytuned.files import read_json, write_json
 from staytuned.modelling.device import make_deterministic
 from staytuned.modelling.examples import Examples
@@ -110,10 +110,6 @@ class Recipe(transformers.Trainer):
 
 def theirs(space: Workspace, params: Params, task: Task) -> torch.nn.Module:
     """The model after `Trainer` with its defaults but for the epochs."""
-    tables = []
-    for side in (TRAIN, VALIDATION):
-        with pyarrow.memory_map(str(space.encoded / f"{side}.arrow")) as source:
-            tables.append(pyarrow.ipc.open_stream(source).read_all())
     arguments = transformers.TrainingArguments(
         output_dir=str(space.var / "trainer"),
         num_train_epochs=params.train.epochs,
@@ -122,7 +118,7 @@ def theirs(space: Workspace, params: Params, task: Task) -> torch.nn.Module:
         report_to="none",
         remove_unused_columns=False,
     )
-    examples = Examples(pyarrow.concat_tables(tables))
+    examples = Examples.read(space.encoded / f"{TRAIN}.arrow")
     model = with_quick_layers(their_model(task, base_of(space, params)))
     if isinstance(model, Theirs):
         model.check(**task.batch(examples, list(range(8)), None).inputs)

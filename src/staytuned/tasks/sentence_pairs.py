@@ -17,5 +17,5 @@ class SentencePairs(TextClassification):
     start = {
         "task": {"labels": ["entailment", "neutral", "contradiction"]},
         "ingest": {"columns": {"text_pair": "text_pair"}},
-        "train": {"epochs": 3, "learning_rate": 2.0e-4, "sharpness": 0.0},
+        "train": {"epochs": 3, "sharpness": 0.0},
     }

@@ -14,6 +14,6 @@ class SentenceSimilarity(TextRegression):
     start = {
         "task": {"low": 0.0, "high": 5.0, "levels": None},
         "ingest": {"columns": {"text_pair": "text_pair"}},
-        "train": {"epochs": 4, "learning_rate": 2.0e-4, "sharpness": 0.0},
+        "train": {"epochs": 4, "sharpness": 0.0},
         "gate": {"bounds": {"mae": 1.0, "spearman": 0.4}},
     }
