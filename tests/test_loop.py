@@ -1,6 +1,7 @@
 """Training: the same bits for the same seed, early stopping, no test row, and an error that names rows."""
 
 import csv
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -23,8 +24,8 @@ from staytuned.modelling.heads import backbone
 from staytuned.params import Params
 from staytuned.predictor import Predictor, frame_of
 from staytuned.stages import encode, evaluate, split, train
-from staytuned.tasks import Side
-from staytuned.training.loop import fit, steps_in, validate
+from staytuned.tasks import Metric, Side
+from staytuned.training.loop import fit, is_better, steps_in, validate
 from staytuned.training.order import shuffled_batches
 from staytuned.training.state import Point, Weights
 from staytuned.training.step import uphill
@@ -163,12 +164,27 @@ def test_the_weights_returned_are_those_of_the_best_evaluation(workspace: Worksp
     # a rate that overshoots: the last evaluation is not the best
     rates = {"learning_rate": 0.1, "head_learning_rate": 0.1}
     weights, best, points, _ = fitted(workspace, tuned(params, epochs=6, patience=99, **rates))
-    assert best == max(points, key=lambda point: (point.validation_score, -point.validation_loss))
-    assert best != points[-1]
+    later = points[points.index(best) + 1 :]
+    assert later
+    assert all(p.validation_score <= best.validation_score and p.validation_loss >= best.validation_loss for p in later)
     model = fresh_model(workspace)
     model.load_state_dict(weights)
     found = validate(tasks.load(params), model, validation_side(workspace), torch.device("cpu"))
     assert found == pytest.approx((best.validation_loss, best.validation_score), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("score", "loss", "better"),
+    [(0.7, 0.5, True), (0.7, 0.7, True), (0.5, 0.5, True), (0.5, 0.7, False), (0.6, 0.6, False), (0.6, 0.5, True)],
+)
+def test_an_evaluation_is_better_by_its_score_or_by_its_loss(score: float, loss: float, better: bool) -> None:
+    best, point = (
+        Point(step, step, 1.0, 1e-4, validation_loss=lost, validation_score=scored)
+        for step, lost, scored in ((1, 0.6, 0.6), (2, loss, score))
+    )
+    assert is_better(point, best, Metric("macro_f1", "macro-F1")) == better
+    opposite = [replace(p, validation_score=-p.validation_score) for p in (point, best)]
+    assert is_better(*opposite, Metric("mae", "mean absolute error", higher_is_better=False)) == better
 
 
 def test_a_loss_that_is_no_number_ends_training_and_names_the_rows(workspace: Workspace, params: Params) -> None:

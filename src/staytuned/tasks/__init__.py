@@ -81,7 +81,7 @@ class Task(ABC):
     formats: ClassVar[dict[str, Format]] = {}  # readers of further endings of files, such as ``.conll``
     kind: str = "AutoModel"  # class of transformers that its models are loaded by; it may depend on the options
     kinds: ClassVar[dict[str, str]] = {}  # what ``kind`` can be, and what to set for it
-    metrics: tuple[Metric, ...]  # the first selects the best evaluation, and rules the gate
+    metrics: tuple[Metric, ...]  # the first selects the best evaluation, with the loss, and rules the gate
     before: str  # what the fine-tuned model is compared with, in words; it may too
     start: ClassVar[dict[str, Any]]  # params.yaml of a new workspace, where it differs from the example's
 
@@ -196,7 +196,7 @@ class Task(ABC):
 
     @property
     def validation_metric(self) -> Metric:
-        """What selects the best evaluation in training."""
+        """What selects the best evaluation in training, with the loss."""
         return self.metrics[0]
 
     def validation_score(self, frame: pandas.DataFrame, examples: Examples, outputs: list[numpy.ndarray]) -> float:

@@ -11,7 +11,7 @@ from staytuned.errors import TrainingError
 from staytuned.modelling.device import pick_device
 from staytuned.modelling.examples import Examples
 from staytuned.sections import Train
-from staytuned.tasks import Side, Task
+from staytuned.tasks import Metric, Side, Task
 from staytuned.training.checkpoint import Checkpoints
 from staytuned.training.memory import memory_for
 from staytuned.training.order import shuffled_batches
@@ -99,16 +99,21 @@ def _take_up(
 
 
 def _add(training: Training, point: Point, task: Task, params: Train) -> None:
-    """Note an evaluation, and the weights if it is the best; a tied score says nothing, so the loss decides."""
-    sign = 1 if task.validation_metric.higher_is_better else -1
-
-    def rank(point: Point) -> tuple[float, float]:
-        return sign * point.validation_score, -point.validation_loss
-
+    """Note an evaluation, and the weights if it is the best."""
+    best = training.curve[training.best_at] if training.curve else None
     training.curve.append(point)
     training.losses.clear()
-    if len(training.curve) == 1 or rank(point) > rank(training.curve[training.best_at]):
+    if best is None or is_better(point, best, task.validation_metric):
         training.best, training.best_at = _weights(training.model, params), len(training.curve) - 1
+
+
+def is_better(point: Point, best: Point, metric: Metric) -> bool:
+    """Whether an evaluation is better than the best one before it, by its score or by its loss.
+
+    On some hundred rows either alone is noisy, and what came later has learned more, at a lower rate.
+    """
+    gain = point.validation_score - best.validation_score
+    return (gain > 0 if metric.higher_is_better else gain < 0) or point.validation_loss < best.validation_loss
 
 
 def _weights(model: torch.nn.Module, params: Train) -> Weights:
