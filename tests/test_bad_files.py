@@ -66,7 +66,12 @@ REFUSED: list[tuple[str, bytes | None, list[str], int]] = [
         65,
     ),
     ("columns.jsonl", b'{"text": "a lovely lamp"}\n', ["ingest.columns.label: label", "it has 'text'"], 65),
-    ("separator.csv", HEADER.replace(b",", b";") + ROW, ["it has 'id;text;label;source;document'"], 65),
+    (
+        "separator.csv",
+        HEADER.replace(b",", b";") + ROW,
+        ["it has 'id;text;label;source;d", "parted by ';'"],
+        65,
+    ),
     ("twice.csv", b"text," + HEADER + b"b," + ROW, ["more than one column ['text']", "rename or drop"], 65),
     ("utf16.csv", (HEADER + ROW).decode().encode("utf-16"), ["lacks ingest.columns.text: text"], 65),
 ]

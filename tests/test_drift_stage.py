@@ -151,7 +151,7 @@ def test_without_a_champion_it_says_so_and_loads_no_torch(workspace: Workspace) 
     assert done.stdout == "False False\n", done.stderr
     report = read_json(workspace.drift / "drift.json")
     assert report["champion"] is None and not report["enough"] and not report["alarm"]
-    assert "no champion yet" in (workspace.drift / "report.html").read_text()
+    assert "There was no champion" in (workspace.drift / "report.html").read_text()
 
 
 def files(folder: Path) -> dict[str, str]:

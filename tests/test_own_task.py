@@ -11,6 +11,8 @@ import pytest
 from ruamel.yaml import YAML
 from tiny import make_base, make_rows, tiny_params, write_csv
 
+from staytuned.entry_points import class_at
+from staytuned.errors import MissingError
 from staytuned.files import read_json
 from staytuned.params import Params
 from staytuned.workspace import Workspace
@@ -22,6 +24,11 @@ def block(language: str) -> str:
     """The page's code in a language."""
     (found,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     return str(found)
+
+
+def test_a_model_whose_task_is_not_installed_is_refused_by_name() -> None:
+    with pytest.raises(MissingError, match="task SpamFilter, whose module 'spam_filter' is not installed here"):
+        class_at("spam_filter:SpamFilter")
 
 
 @pytest.fixture

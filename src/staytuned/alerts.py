@@ -79,5 +79,6 @@ def on_failure(params: Params) -> Iterator[None]:
         said = str(error) if isinstance(error, StaytunedError) else repr(error)
         if isinstance(error, StageError) and error.reason:
             said = f"stage {error.stage!r}: {error.reason}"
-        send(params, "failed run", f"{said}\nThe champion goes on answering; mend that, then `staytuned run` again")
+        cure = "A champion, if there is one, goes on answering; mend that, then `staytuned run` again"
+        send(params, "failed run", f"{said}\n{cure}")
         raise

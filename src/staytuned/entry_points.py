@@ -37,6 +37,17 @@ def task_files() -> list[Path]:
 
 
 def class_at(place: str) -> Any:
-    """The class at ``module:name``, for a model that was carried to where its package is not installed."""
+    """The class at ``module:name``, for a model that was carried to where its package is not installed.
+
+    Raises:
+        MissingError: nor is its module on the path.
+    """
     module, name = place.split(":")
-    return getattr(importlib.import_module(module), name)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name != module.split(".")[0]:
+            raise
+        raise MissingError(
+            f"the model is of the task {name}, whose module {module!r} is not installed here; install its package"
+        ) from None

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from staytuned.drift.triggers import Answer
 
 MEND = (
-    "ingest more rows, train longer (train.epochs; a few dozen steps are too few), or change what the section gate of "
-    "params.yaml asks for; then `staytuned run` again"
+    "ingest more rows, train longer (train.epochs, or a smaller train.batch_size; a few dozen steps are too few), or "
+    "change what the section gate of params.yaml asks for; then `staytuned run` again"
 )
 
 

@@ -94,7 +94,8 @@ def predict_file(workspace: Workspace, source: Path, target: Path) -> tuple[int,
                 whole = fault is None and all(text.strip() for text in given)
                 unanswered += not whole
                 shown = [f"{value:.6f}" if isinstance(value, float) else value for value in values]
-                problem = row["problem"] or fault or ("" if whole else "no text")
+                blank = [name for name, text in zip(needed, given, strict=True) if not text.strip()]
+                problem = row["problem"] or fault or (f"no {blank[0]}" if blank else "")
                 answer = shown if whole else [""] * len(shown)
                 table.writerow([count, *(row[name] for name in ids), *given, *answer, version, problem])
     return count, unanswered

@@ -179,9 +179,11 @@ class Reader:
         ]
         missing += [f"ingest.columns.keep: {name}" for name in self.columns.keep if name not in present]
         if missing:
+            cure = "map the columns in params.yaml, with null for those that the data has not"
+            if len(present) == 1 and ";" in present[0]:
+                cure = "its columns seem to be parted by ';', so save it with commas"
             raise DataError(
-                f"{self.path} lacks {', '.join(missing)}; it has {', '.join(map(repr, present))[:500]}; "
-                "map the columns in params.yaml, with null for those that the data has not"
+                f"{self.path} lacks {', '.join(missing)}; it has {', '.join(map(repr, present))[:500]}; {cure}"
             )
         twice = sorted({name for name in self._used() if present.count(name) > 1})
         if twice:

@@ -221,7 +221,7 @@ def set_threads(threads: int) -> None:
 def in_words(report: dict[str, Any]) -> str:
     """What the report comes to, and what to do."""
     if report["champion"] is None:
-        return "There is no champion yet, so there is nothing that rows could drift away from."
+        return "There was no champion when this was asked, so there was nothing that rows could drift away from."
     reference, window = report["reference"], report["window"]
     if not window["rows"]:
         return f"No row has come since version {report['champion']} was trained."
