@@ -104,11 +104,11 @@ def _passages(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
             answer = asked["answers"][0]["text"].strip()
             starts = [match.start() for match in re.finditer(re.escape(answer), context)]
             start = min(starts, key=lambda place: abs(place - asked["answers"][0]["answer_start"]))
-            first = context.rfind("\n\n", 0, start) + 2 if "\n\n" in context[:start] else 0
-            end = start + len(answer)
-            passage = context[first:end] + context[end:].split("\n\n")[0]
-            found = [{"text": answer, "answer_start": start - first}]
-            yield {"context": passage, "qas": [{"id": asked["id"], "question": asked["question"], "answers": found}]}
+            before = context[:start].rpartition("\n\n")[2]
+            after = context[start + len(answer) :].partition("\n\n")[0]
+            found = [{"text": answer, "answer_start": len(before)}]
+            asks = {"id": asked["id"], "question": asked["question"], "answers": found}
+            yield {"context": before + answer + after, "qas": [asks]}
 
 
 def chats(data: Path, scratch: Path) -> list[Path]:

@@ -69,7 +69,7 @@ REFUSED: list[tuple[str, bytes | None, list[str], int]] = [
     (
         "separator.csv",
         HEADER.replace(b",", b";") + ROW,
-        ["it has 'id;text;label;source;d", "parted by ';'"],
+        ["it has 'id;text;label;source;document'", "parted by ';'"],
         65,
     ),
     ("twice.csv", b"text," + HEADER + b"b," + ROW, ["more than one column ['text']", "rename or drop"], 65),

@@ -1,6 +1,5 @@
 """Relation extraction: marked entities in, markers never cut away, the official score of SemEval-2010 Task 8."""
 
-import csv
 import json
 import random
 from pathlib import Path
@@ -12,10 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import BAD, GOOD, PLAIN, THINGS, make_base, set_params, write_csv
+from tiny import BAD, GOOD, PLAIN, THINGS, make_base, predict_file, set_params, write_csv
 from tokenizers import Tokenizer
 
-from staytuned import serve
 from staytuned.data.batches import add
 from staytuned.data.readers import Reader
 from staytuned.errors import DataError, ParamsError
@@ -389,13 +387,9 @@ def test_the_candidate_answers_by_the_order_of_the_entities_loaded_from_its_fold
 
 
 def test_a_file_with_a_text_that_is_not_marked_is_predicted_but_for_that_row(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(serve, "champion", lambda road: (1, Predictor(road.candidate)))
     rows = [{"text": "the <e1>lamp</e1> is in the <e2>desk</e2>"}, {"text": "the lamp is grey"}]
-    counts = serve.predict_file(workspace, write_csv(tmp_path / "rows.csv", rows), tmp_path / "out.csv")
-    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as handle:
-        good, bad = csv.DictReader(handle)
-    assert counts == (2, 1)
+    good, bad = predict_file(workspace, rows, tmp_path)
     assert good["label"] and not good["problem"]
     assert not bad["label"] and bad["problem"] == "text lacks markers: <e1> </e1> <e2> </e2>"

@@ -5,6 +5,7 @@ import json
 import random
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from ruamel.yaml import YAML
@@ -80,6 +81,19 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
         table.writeheader()
         table.writerows(rows)
     return path
+
+
+def predict_file(workspace: Workspace, rows: list[dict[str, Any]], folder: Path) -> list[dict[str, str]]:
+    """What the workspace's candidate answers, as if it were champion, to the rows of a file."""
+    from staytuned import serve
+    from staytuned.predictor import Predictor
+
+    with mock.patch.object(serve, "champion", lambda road: (1, Predictor(road.candidate))):
+        counts = serve.predict_file(workspace, write_csv(folder / "rows.csv", rows), folder / "out.csv")
+    with (folder / "out.csv").open(encoding="utf-8", newline="") as handle:
+        answers = list(csv.DictReader(handle))
+    assert counts == (len(rows), sum(bool(answer["problem"]) for answer in answers))
+    return answers
 
 
 def set_params(workspace: Workspace, **changes: Any) -> None:

@@ -91,10 +91,10 @@ def predict_file(workspace: Workspace, source: Path, target: Path) -> tuple[int,
             answers = zip(*said.values(), strict=True)
             for row, given, fault, values in zip(chunk, texts, faults, answers, strict=True):
                 count += 1
-                whole = fault is None and all(text.strip() for text in given)
+                blank = [name for name, text in zip(needed, given, strict=True) if not text.strip()]
+                whole = fault is None and not blank
                 unanswered += not whole
                 shown = [f"{value:.6f}" if isinstance(value, float) else value for value in values]
-                blank = [name for name, text in zip(needed, given, strict=True) if not text.strip()]
                 problem = row["problem"] or fault or (f"no {blank[0]}" if blank else "")
                 answer = shown if whole else [""] * len(shown)
                 table.writerow([count, *(row[name] for name in ids), *given, *answer, version, problem])
