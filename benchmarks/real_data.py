@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import re
+from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -37,6 +38,14 @@ def conll(*names: str) -> Files:
 def ratings(data: Path, scratch: Path) -> list[Path]:
     """The product reviews of the road's example."""
     return [example.fetch("product", scratch)]
+
+
+def levels(data: Path, scratch: Path) -> list[Path]:
+    """The product reviews, with the mean of their ratings, from -4 to 4, as one of five levels."""
+    names, bounds = ["very bad", "bad", "mixed", "good", "very good"], [-2.0, -0.5, 0.5, 2.0]
+    with example.fetch("product", scratch).open(encoding="utf-8", newline="") as handle:
+        rows = [row | {"label": names[bisect(bounds, float(row["rating"]))]} for row in csv.DictReader(handle)]
+    return [_jsonl(scratch / "levels.jsonl", rows)]
 
 
 def abstracts(rows: int, *columns: str) -> Files:
@@ -127,7 +136,7 @@ def acts(data: Path, scratch: Path) -> list[Path]:
     rows = []
     for dialogue in _dialogues(data):
         for place, (role, turn) in enumerate(_turns(dialogue)):
-            done = sorted({action["act"] for frame in turn["frames"] for action in frame["actions"]})
+            done = sorted(_acts_of(turn))
             rows.append(
                 {"text": turn["utterance"], "label": done, "acts": done, "speaker": role}
                 | {"document": dialogue["dialogue_id"], "id": f"{dialogue['dialogue_id']}/{place}"}
@@ -135,10 +144,28 @@ def acts(data: Path, scratch: Path) -> list[Path]:
     return [_jsonl(scratch / "acts.jsonl", rows)]
 
 
+def similar_turns(data: Path, scratch: Path) -> list[Path]:
+    """Pairs of turns of a dialogue and how much they do alike: acts that both have over acts that either has.
+
+    Each turn stands beside the next two that do the same, the next two that do some of it, and the next two that do
+    none of it.
+    """
+    rows = []
+    for dialogue in _dialogues(data):
+        turns = [(turn["utterance"], _acts_of(turn)) for _, turn in _turns(dialogue)]
+        for place, (text, done) in enumerate(turns):
+            pairs: dict[str, list[dict[str, Any]]] = {"same": [], "some": [], "none": []}
+            for other, does in turns[place + 1 :]:
+                degree = "same" if done == does else "some" if done & does else "none"
+                alike = round(len(done & does) / len(done | does), 3)
+                pairs[degree].append({"text": text, "text_pair": other, "label": alike})
+            rows += [pair | {"document": dialogue["dialogue_id"]} for found in pairs.values() for pair in found[:2]]
+    return [_jsonl(scratch / "similar.jsonl", rows)]
+
+
 def act_names(data: Path) -> list[str]:
     """All acts of the dialogues."""
-    frames = (frame for dialogue in _dialogues(data) for _, turn in _turns(dialogue) for frame in turn["frames"])
-    return sorted({action["act"] for frame in frames for action in frame["actions"]})
+    return sorted({act for dialogue in _dialogues(data) for _, turn in _turns(dialogue) for act in _acts_of(turn)})
 
 
 def intents(data: Path) -> list[str]:
@@ -176,6 +203,10 @@ def _dialogues(data: Path) -> list[dict[str, Any]]:
 def _turns(dialogue: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     roles = {"USER": "user", "SYSTEM": "assistant"}
     return [(roles[turn["speaker"]], turn) for turn in dialogue["turns"]]
+
+
+def _acts_of(turn: dict[str, Any]) -> set[str]:
+    return {action["act"] for frame in turn["frames"] for action in frame["actions"]}
 
 
 def _jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
