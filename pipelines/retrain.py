@@ -7,12 +7,14 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from staytuned import alerts, pipeline, situation
+from staytuned.data.sides import TEST
 from staytuned.drift.triggers import Answer
 from staytuned.errors import BusyError, RegistryError, StageError
+from staytuned.files import read_json
 from staytuned.params import Params
 from staytuned.processes import die_with_watch
 from staytuned.progress import busy
-from staytuned.registry import pin
+from staytuned.registry import gate, pin
 from staytuned.registry.release import Release, finished, release
 from staytuned.registry.reload import Reload, reloader
 from staytuned.registry.tracking import Tracker
@@ -85,6 +87,8 @@ def retrain(workspace: str = ".", only_if_needed: bool = False) -> Release | Ans
             tracker.start()
             *stages, last = pipeline.stage_order(space)
             for stage in stages:
+                if stage == situation.DEAR:
+                    foretell(space, params)
                 with tracker.following():
                     run_stage(space.root, stage)
             with reloader(registry, params.train.threads) as reload:  # its process imports while the last stage runs
@@ -104,6 +108,13 @@ def up_to_the_question(workspace: Workspace, params: Params) -> Answer | None:
         if stage not in late:
             run_stage(workspace.root, stage)
     return situation.ask(workspace, params) if situation.DEAR in pipeline.stale(workspace) else None
+
+
+def foretell(workspace: Workspace, params: Params) -> None:
+    """Say before the training what will block it, whatever it learns."""
+    rows = read_json(workspace.reports / "split.json")["sides"][TEST]
+    for line in gate.too_few(rows, params.gate):
+        print(f"the gate will block what is trained now: {line}")
 
 
 def tell(params: Params, outcome: Release) -> None:

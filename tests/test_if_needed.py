@@ -74,9 +74,11 @@ def test_new_rows_wait_until_they_are_enough_and_then_a_model_is_trained(road: W
 
 @pytest.mark.slow
 def test_what_the_gate_blocked_is_told_again_with_its_reasons(road: Workspace, receiver: Receiver) -> None:
-    set_params(road, gate__bounds={"accuracy": 1.5})
+    set_params(road, gate__bounds={"accuracy": 1.5}, gate__min_test_rows=1000)
     said = "accuracy 1.000 < gate.bounds.accuracy 1.5"
-    refused(staytuned(road, "run", **{alerts.FURTHER: receiver.url}), GateError.exit_status, said)
+    run = staytuned(road, "run", **{alerts.FURTHER: receiver.url})
+    refused(run, GateError.exit_status, said)
+    assert "the gate will block what is trained now: " in run.stdout and "under gate.min_test_rows 1000" in run.stdout
     (got,) = receiver.got
     assert got["title"] == "staytuned, tiny: blocked" and said in got["message"]
     for words in (["run"], ["run", "--if-needed"]):

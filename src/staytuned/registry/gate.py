@@ -38,7 +38,7 @@ def decide(report: dict[str, Any], standing: Standing, policy: Gate) -> Decision
         standing: From the ledger, never from the report.
         policy: The gate section of params.yaml.
     """
-    missing, few = _missing(report, standing, policy), _too_few(report, policy)
+    missing, few = _missing(report, standing, policy), too_few(_at(report, "test", "rows"), policy)
     if missing:
         return Decision("BLOCK", missing + few)
     missed, passes = _bounds(report, policy)
@@ -139,9 +139,8 @@ def _missing(report: dict[str, Any], standing: Standing, policy: Gate) -> list[s
     return found
 
 
-def _too_few(report: dict[str, Any], policy: Gate) -> list[str]:
+def too_few(rows: Any, policy: Gate) -> list[str]:
     """Whether there are fewer test rows than the policy asks for, in words."""
-    rows = _at(report, "test", "rows")
     if not _numbers(rows) or rows >= policy.min_test_rows:
         return []
     return [
