@@ -53,6 +53,7 @@ def test_metrics_and_tables_counted_by_hand() -> None:
         "confusion": {
             "labels": ["O", "product", "place", "year"],
             "counts": [[3, 0, 0, 1], [0, 2, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]],
+            "of": "words",
         },
     }
     nothing: list[Any] = [[], [], []]

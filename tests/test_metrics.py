@@ -60,7 +60,7 @@ def test_metrics_are_those_of_scikit_learn(rows: Answers) -> None:
     assert found["accuracy"] == pytest.approx(accuracy_score(truth, predicted))
     assert found["macro_f1"] == pytest.approx(macro_f1(truth, predicted))
     counts = confusion_matrix(truth, predicted, labels=range(CLASSES)).tolist()
-    assert details["confusion"] == {"labels": TASK.classes, "counts": counts}
+    assert details["confusion"] == {"labels": TASK.classes, "counts": counts, "of": "rows"}
     expected = precision_recall_fscore_support(truth, predicted, labels=range(CLASSES), zero_division=0)
     assert list(details["per_class"]) == TASK.classes
     for metric, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):

@@ -307,6 +307,7 @@ def test_macro_f1_is_that_of_the_official_scorer_counted_by_hand(task: RelationE
     assert found["confusion"] == {
         "labels": LABELS,
         "counts": [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 1], [0, 0, 0, 0, 0], [1, 0, 1, 1, 2]],
+        "of": "rows",
     }
 
 

@@ -71,7 +71,7 @@ def write_pages(workspace: Workspace, report: dict[str, Any]) -> None:
                 table.writerow([name, *(value if isinstance(value, int) else f"{value:.6f}" for value in values)])
     names = {"Learning curve": "learning_curve.png"}
     if confusion:
-        _confusion(folder / "confusion.png", confusion["labels"], confusion["counts"])
+        _confusion(folder / "confusion.png", **confusion)
         names = {"Confusion matrix": "confusion.png"} | names
     _learning_curve(folder / "learning_curve.png", workspace.curve, report["metrics"][0]["title"])
     pictures = {title: base64.b64encode((folder / name).read_bytes()).decode() for title, name in names.items()}
@@ -86,7 +86,7 @@ def write_pages(workspace: Workspace, report: dict[str, Any]) -> None:
     write_text(folder / "report.html", page)
 
 
-def _confusion(path: Path, labels: list[str], counts: list[list[int]]) -> None:
+def _confusion(path: Path, labels: list[str], counts: list[list[int]], of: str) -> None:
     size = max(4.0, 0.7 * len(labels) + 2)
     figure, axes = pyplot.subplots(figsize=(size, size), layout="constrained")
     axes.imshow(counts, cmap="Blues")
@@ -97,7 +97,7 @@ def _confusion(path: Path, labels: list[str], counts: list[list[int]]) -> None:
             axes.text(j, i, str(count), ha="center", va="center", color=colour)
     axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
     axes.set_yticks(range(len(labels)), labels)
-    axes.set_xlabel("predicted")
+    axes.set_xlabel(f"predicted, {of}")
     axes.set_ylabel("true")
     _close(figure, path)
 

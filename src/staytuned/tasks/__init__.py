@@ -212,7 +212,7 @@ class Task(ABC):
         """Each of ``metrics``, shape (...), from sums of statistics, shape (..., statistics)."""
 
     def details(self, frame: pandas.DataFrame, predictions: list[Any]) -> dict[str, Any]:
-        """For the report: ``per_class`` {class: {column: value}}, ``confusion`` {labels, counts}; or nothing."""
+        """For the report: ``per_class`` {class: {column: value}}, ``confusion`` {labels, counts, of: rows or words}."""
         return {}
 
     # Given

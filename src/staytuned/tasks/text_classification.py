@@ -224,7 +224,7 @@ class TextClassification(Task):
                 name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
                 for name, p, r, f, n in rows
             },
-            "confusion": {"labels": self.classes, "counts": confusion.tolist()},
+            "confusion": {"labels": self.classes, "counts": confusion.tolist(), "of": "rows"},
         }
 
 

@@ -255,7 +255,7 @@ class TokenClassification(Task):
                 name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
                 for name, p, r, f, n in rows
             },
-            "confusion": {"labels": ["O", *self.options.types], "counts": confusion.tolist()},
+            "confusion": {"labels": ["O", *self.options.types], "counts": confusion.tolist(), "of": "words"},
         }
 
 
