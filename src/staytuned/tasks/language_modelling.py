@@ -77,7 +77,7 @@ class LanguageModelling(Generative):
         "model": {"base": "HuggingFaceTB/SmolLM2-135M-Instruct"},
         "ingest": {"columns": {"label": None}},
         "encode": {"max_tokens": 256},
-        "train": {"batch_size": 8, "learning_rate": 5.0e-5, "dropout": 0.0, "sharpness": 0.0},
+        "train": {"batch_size": 8, "learning_rate": 1.0e-4, "dropout": 0.0, "sharpness": 0.0},
         "gate": {"bounds": {"bits_per_byte": 1.5}},
     }
 
