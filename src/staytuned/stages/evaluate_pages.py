@@ -89,15 +89,15 @@ def write_pages(workspace: Workspace, report: dict[str, Any]) -> None:
 def _confusion(path: Path, labels: list[str], counts: list[list[int]], of: str) -> None:
     size = max(4.0, 0.7 * len(labels) + 2)
     figure, axes = pyplot.subplots(figsize=(size, size), layout="constrained")
-    axes.imshow(counts, cmap="Blues")
-    darkest = max(map(max, counts)) or 1
+    shares = [[count / max(1, sum(row)) for count in row] for row in counts]  # so that rare labels show as well
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for i, row in enumerate(counts):
         for j, count in enumerate(row):
-            colour = "white" if count > darkest / 2 else "black"
+            colour = "white" if shares[i][j] > 0.5 else "black"
             axes.text(j, i, str(count), ha="center", va="center", color=colour)
     axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
     axes.set_yticks(range(len(labels)), labels)
-    axes.set_xlabel(f"predicted, {of}")
+    axes.set_xlabel(f"predicted; numbers of {of}, colour by share of a line")
     axes.set_ylabel("true")
     _close(figure, path)
 
