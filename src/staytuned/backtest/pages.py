@@ -97,7 +97,8 @@ def _chart(path: Path, report: dict[str, Any]) -> None:
         lines = [[line["metrics"][first["name"]] for line in run["arrivals"]] for run in runs]
         course.plot(range(1, len(lines[0]) + 1), [statistics.mean(at) for at in zip(*lines, strict=True)], label=name)
         price.scatter([row["tokens"]], [row[first["name"]]], color=colour)
-        price.annotate(name, (row["tokens"], row[first["name"]]), xytext=(5, 5), textcoords="offset points")
+        beside = (5, 5 if number % 2 else -12)  # in turn above and below: policies of one cost stand close
+        price.annotate(name, (row["tokens"], row[first["name"]]), xytext=beside, textcoords="offset points")
     course.set_xticks(range(1, len(report["arrivals"]) + 1), _short(report["arrivals"]), rotation=45, ha="right")
     course.set_ylabel(f"{first['title']} of what serves")
     course.legend(frameon=False)
