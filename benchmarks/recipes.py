@@ -6,7 +6,7 @@ DATA as there; FOLDER keeps what is done, training by training, so that it can b
 same base model and learn from the same rows for the same epochs; theirs, as the scripts do, uses its last weights, ours
 those that did best on the validation rows. Ours is the stage that the road runs, under the job's params. Both run in
 one thread, so that two jobs can run side by side. Labels of a regression are scaled as ours, and each batch has the
-loss of our task. A model with low-rank adapters, which is large, is trained with one seed; theirs learns all weights.
+loss of our task.
 
 Only quality is compared, so that theirs may learn as quickly as ours: its model and hyperparameters are those of
 transformers, its arithmetic (AdamW, attention, products) is that of staytuned, which is the same up to rounding. The
@@ -15,7 +15,6 @@ first batch's answers are compared with those of the model as transformers makes
 Bound: the mean over seeds of the first metric's difference on the test rows is no worse than 0.
 """
 
-import math
 import statistics
 import sys
 from pathlib import Path
@@ -171,12 +170,11 @@ def compare(data: Path, folder: Path, name: str) -> bool:
     if not space.encoded.exists():
         for stage in (validate, split, encode):
             stage.run(space, params)
-    seeds = SEEDS[:1] if params.train.lora else SEEDS
-    found = [(measured(space, "ours", seed), measured(space, "theirs", seed)) for seed in seeds]
+    found = [(measured(space, "ours", seed), measured(space, "theirs", seed)) for seed in SEEDS]
     metric = tasks.load(params).metrics[0]
     differences = [one[metric.name] - other[metric.name] for one, other in found]
     mean = statistics.mean(differences)
-    half = T_95 * statistics.stdev(differences) / len(seeds) ** 0.5 if len(seeds) > 1 else math.inf
+    half = T_95 * statistics.stdev(differences) / len(SEEDS) ** 0.5
     print(
         f"| {name} | {metric.title} | {statistics.mean(one[metric.name] for one, _ in found):.3f} | "
         f"{statistics.mean(other[metric.name] for _, other in found):.3f} | "
