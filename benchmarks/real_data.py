@@ -14,6 +14,7 @@ from staytuned.data import example
 from staytuned.models import find_base
 
 Files = Callable[[Path, Path], list[Path]]  # of a data folder and a scratch folder: what is ingested
+LEVELS = ["very bad", "bad", "mixed", "good", "very good"]
 TURNS = 4  # of a chat, so that it has at most some 256 tokens
 
 
@@ -42,9 +43,9 @@ def ratings(data: Path, scratch: Path) -> list[Path]:
 
 def levels(data: Path, scratch: Path) -> list[Path]:
     """The product reviews, with the mean of their ratings, from -4 to 4, as one of five levels."""
-    names, bounds = ["very bad", "bad", "mixed", "good", "very good"], [-2.0, -0.5, 0.5, 2.0]
+    bounds = [-2.0, -0.5, 0.5, 2.0]
     with example.fetch("product", scratch).open(encoding="utf-8", newline="") as handle:
-        rows = [row | {"label": names[bisect(bounds, float(row["rating"]))]} for row in csv.DictReader(handle)]
+        rows = [row | {"label": LEVELS[bisect(bounds, float(row["rating"]))]} for row in csv.DictReader(handle)]
     return [_jsonl(scratch / "levels.jsonl", rows)]
 
 

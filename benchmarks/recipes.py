@@ -1,6 +1,6 @@
 """Quality against the recipe of transformers' own example scripts: `Trainer` with its defaults, over 3 seeds.
 
-usage: python benchmarks/recipes.py DATA FOLDER NAME...     NAME: of a job in benchmarks/tasks.py
+usage: python benchmarks/recipes.py DATA FOLDER NAME...     NAME: of a job in benchmarks/jobs.py
 
 DATA as there; FOLDER keeps what is done, training by training, so that it can be resumed. Both sides start from the
 same base model and learn from the same rows for the same epochs; theirs, as the scripts do, uses its last weights, ours
@@ -23,7 +23,8 @@ from typing import Any
 import numpy
 import torch
 import transformers
-from tasks import JOBS, prepare
+from jobs import JOBS
+from tasks import prepare
 from tokenizers import Tokenizer
 
 from staytuned import tasks
