@@ -1,7 +1,4 @@
-"""The command ``staytuned``. A command's module is imported only when the command runs.
-
-So that help comes at once, nothing is imported here but what reads the command line.
-"""
+"""The command ``staytuned``. So that help comes at once, a command's module is imported only when it runs."""
 
 import argparse
 import sys
