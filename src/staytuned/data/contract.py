@@ -14,6 +14,7 @@ from staytuned.errors import DataError
 
 VALUE, PROBLEM = 80, 400  # characters in a reason: of a row's own value, of what was wrong where it was read
 FAULT = "{fault}"  # the reason that the task gave
+UNREAD = "could not be read whole"
 Reasons = dict[str, str]  # of a row: by kind, with the row's own value
 
 
@@ -85,6 +86,7 @@ class Checkpoint:
                 else:
                     kind, why = _kind(reason), _with_value(reason, frame, row)
                 found.setdefault(row, {})[kind] = why
+        found = {row: {UNREAD: why[UNREAD]} if UNREAD in why else why for row, why in found.items()}  # the rest follows
         broken = sum(not result.success for result in results)
         pages = take_pages(Path(self._folder.name))
         done = Validated(name, list(frame["batch"].unique()), len(frame), len(found), broken, pages)
@@ -106,7 +108,7 @@ def _expectations(contract: Contract) -> list[Any]:
         gxe.ExpectTableColumnsToMatchSet(
             column_set=contract.columns, exact_match=False, meta=because("a column is missing")
         ),
-        gxe.ExpectColumnValuesToBeNull(column="problem", meta=because("could not be read whole: {problem}")),
+        gxe.ExpectColumnValuesToBeNull(column="problem", meta=because(UNREAD + ": {problem}")),
         gxe.ExpectColumnValuesToNotBeNull(column="row", meta=because("has no id")),
         gxe.ExpectColumnValuesToBeNull(column="duplicate", meta=because("id {duplicate} was there before")),
         gxe.ExpectColumnValuesToNotBeNull(column="text", meta=because("text is null")),
