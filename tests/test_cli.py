@@ -117,6 +117,11 @@ def test_init_makes_a_workspace_once(tmp_path: Path) -> None:
     assert again.stderr == "error: mine is a workspace already; nothing was changed\n"
 
 
+def test_a_workspace_of_another_task_has_its_sections_apart(tmp_path: Path) -> None:
+    assert say(tmp_path, "init", "mine", "--task", "token-classification").returncode == 0
+    assert "\n\nmodel:\n" in (tmp_path / "mine" / "params.yaml").read_text()
+
+
 def test_every_error_has_the_exit_status_that_its_drawing_says() -> None:
     drawn = {}
     for line in (errors.__doc__ or "").splitlines():

@@ -93,8 +93,10 @@ def _update(params: Any, differences: dict[str, Any]) -> None:
         whole = name in REPLACED or (name == "task" and value["name"] != params[name]["name"])
         if isinstance(value, dict) and name in params and not whole:
             _update(params[name], value)
-        else:
-            params[name] = value
+            continue
+        params[name] = value
+        if name == "task":  # the blank line after it was a part of it
+            params.yaml_set_comment_before_after_key("model", before="\n")
 
 
 def _for_installed_code(path: Path) -> None:
