@@ -2,7 +2,7 @@
 
 usage: python benchmarks/backtest_titles.py DATA FOLDER [ROWS]     FOLDER keeps what is done, so that it can be resumed
 
-DATA holds arxiv/titles.csv.gz, as docs/tasks.md has it. ROWS (150, or all there are) are drawn from each quarter, so
+DATA holds arxiv/titles.csv.gz, as docs/tasks.md has it. ROWS (100, or all there are) are drawn from each quarter, so
 that the classes keep their shares; a year is a source, so that what is forgotten of it is seen. One seed. Prints the
 table of the policies, and the accuracy on 2018 of a model that learned until 2012 and of one that learned until 2017.
 """
@@ -65,7 +65,7 @@ def write(path: Path, rows: list[dict[str, str]]) -> None:
 def main() -> None:
     data, folder = Path(sys.argv[1]), Path(sys.argv[2])
     if not (folder / "params.yaml").exists():
-        make(data, folder, int(sys.argv[3]) if len(sys.argv) > 3 else 150)
+        make(data, folder, int(sys.argv[3]) if len(sys.argv) > 3 else 100)
     report = backtest(Workspace(folder.resolve()), POLICIES, [1])
     runs = {run["policy"]: run["arrivals"] for run in report["runs"]}
     for last in ("2012-4", "2017-4"):
