@@ -225,7 +225,9 @@ def test_above_the_budget_nothing_is_accepted_until_the_rows_are_corrected(tmp_p
     said = ["30 bad rows of 130", "5% of validate.quarantine_budget", "`staytuned readmit COPY`", "or raise the budget"]
     assert [words for words in said if words not in str(caught.value)] == []
     assert not workspace.accepted.exists()
-    corrected = tmp_path / "corrected.csv"
+    corrected = Path(shutil.copy(workspace.quarantine, tmp_path / "corrected.csv"))
+    with pytest.raises(DataError, match=r"no row of .* differs .*; correct some first"):
+        commands.readmit(workspace, corrected)
     corrected.write_text(workspace.quarantine.read_text().replace(",meh,", ",neutral,"))
     keep = Params.read(workspace.params).ingest.columns.keep
     batches.add(workspace, batches.Corrected(corrected, keep), readmits=True)

@@ -133,7 +133,7 @@ def test_a_promotion_by_hand_needs_a_reason_and_keeps_it(road: Workspace) -> Non
 
 
 def test_a_promotion_by_hand_of_what_is_not_there_or_is_champion_is_refused(road: Workspace) -> None:
-    refused(staytuned(road, "promote", 9, "--why", "x"), 66, "the registry has no version 9 of 'tiny'; it has 1, 2")
+    refused(staytuned(road, "promote", 9, "--why", "x"), 66, "the registry has no version 9 of 'tiny'; known: 1, 2")
     refused(staytuned(road, "promote", 2, "--why", "x"), 65, "version 2 is the champion already")
     assert answers(road) == 2
 
@@ -155,7 +155,7 @@ def test_the_champion_last_known_answers_while_ledger_or_params_are_out_of_order
         whole = file.read_bytes()
         file.write_bytes(b"out of order: " * 100)
         assert serve.predict_text(road, "a lovely lamp").endswith("version 2")
-        assert "version 2, the champion last known here, answers" in capsys.readouterr().err
+        assert "version 2, the champion last known here, is asked" in capsys.readouterr().err
         file.write_bytes(whole)
 
 

@@ -1,5 +1,6 @@
 """The whole road, on a tiny model: what a user and a DVC user may count on."""
 
+import csv
 import json
 import os
 import shutil
@@ -122,6 +123,16 @@ def test_a_file_of_rows_is_labelled_row_by_row(road: Workspace) -> None:
         assert lines[0] == name + "text,label,negative,neutral,positive,version,problem"
         assert len(lines) == 4 and lines[2].endswith("1,no text")
         assert lines[3].startswith("3,n2,awful" if "id" in name else "3,awful")
+
+
+def test_a_row_of_a_file_that_could_not_be_read_whole_gets_no_answer(road: Workspace) -> None:
+    rows = road.root / "new.jsonl"
+    rows.write_text(json.dumps({"text": "a lovely lamp again"}) + '\n{"text": \n', encoding="utf-8")
+    done = staytuned(road, "predict", "--file", rows, "--out", road.root / "predictions.csv")
+    assert done.stdout.endswith("1 of them unanswered: see `problem`\n"), done.stderr
+    good, bad = csv.DictReader((road.root / "predictions.csv").read_text().splitlines())
+    assert good["label"] and not good["problem"]
+    assert not bad["label"] and bad["problem"].startswith("line 2 is not valid JSON")
 
 
 @pytest.mark.slow

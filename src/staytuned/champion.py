@@ -39,7 +39,7 @@ def status(workspace: Workspace) -> None:
         table.add_row("" if number else "last decisions", said)
     table.add_row("drift", _drift(workspace, ledger))
     table.add_row("next training", _trigger(entries))
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def _champion(workspace: Workspace, params: Params, ledger: Ledger) -> list[tuple[str, str]]:
@@ -172,7 +172,7 @@ def _tags(registry: Registry, version: int) -> dict[str, str]:
     versions = registry.versions()
     if version not in versions:
         known = ", ".join(map(str, sorted(versions))) or "none"
-        raise MissingError(f"the registry has no version {version} of {registry.model!r}; it has {known}")
+        raise MissingError(f"the registry has no version {version} of {registry.model!r}; known: {known}")
     return versions[version]
 
 

@@ -22,7 +22,7 @@ def show(report: dict[str, Any]) -> None:
         table.add_column(title, justify="right", no_wrap=True)
     for found in report["methods"]:
         table.add_row(*_cells(found, report["metrics"]))
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     kept = f", {report['kept_from_judging']} kept from judging" if report["kept_from_judging"] else ""
     console.print(

@@ -52,7 +52,7 @@ def show(report: dict[str, Any]) -> None:
         training = line["training_seconds"]
         seconds = f"{training:.0f} + {line['seconds'] - training:.0f}"
         table.add_row(Path(line["arrival"]).stem, happened(line), seconds, *values)
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     console.print("seconds: of training + of all else")
     console.print(f"{metrics[0]['title']} and {metrics[1]['title']}: {NEVER} → {TUNED}, on all test rows so far\n")

@@ -1,7 +1,6 @@
 """What the commands do to a workspace: ingest, readmit, sync, run. Each is whole or leaves things as they were."""
 
 import asyncio
-import csv
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,19 +143,21 @@ def readmit(workspace: Workspace, path: Path) -> tuple["Batch", bool]:
     """Take in rows that were corrected in a copy of the quarantine.
 
     Raises:
-        DataError: a row carries a key that is not in the quarantine.
+        DataError: a row carries a key that is not in the quarantine, or none was corrected.
     """
     reader = batches.Corrected(path, Params.read(workspace.params).ingest.columns.keep)
     if not workspace.quarantine.exists():
         raise MissingError(f"there is no {workspace.quarantine}; `staytuned run` makes it")
-    with workspace.quarantine.open(encoding="utf-8", newline="") as handle:
-        known = {row["key"] for row in csv.DictReader(handle)}
-    strange = sorted({str(row["readmits"]) for row in reader.rows()} - known)
+    faulty = {row["readmits"]: row for row in batches.Corrected(workspace.quarantine, reader.columns.keep).rows()}
+    rows = list(reader.rows())
+    strange = sorted({str(row["readmits"]) for row in rows} - faulty.keys())
     if strange:
         raise DataError(
             f"{path} has the keys {strange[:5]}, which are not in {workspace.quarantine}; leave the "
             "column `key` as it is there"
         )
+    if all(row | {"line": None} == faulty[row["readmits"]] | {"line": None} for row in rows):
+        raise DataError(f"no row of {path} differs from what {workspace.quarantine} has; correct some first")
     return _arrive(workspace, reader)
 
 

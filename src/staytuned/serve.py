@@ -56,7 +56,7 @@ def predict_text(workspace: Workspace, text: str, pair: str | None = None) -> st
 def predict_file(workspace: Workspace, source: Path, target: Path) -> tuple[int, int]:
     """Write one row for each row of ``source``: its number, its id where it has one, its texts and the prediction.
 
-    A row that the task cannot judge gets no prediction, and says why in ``problem``.
+    A row that could not be read whole, or that the task cannot judge, gets no prediction, and says why in ``problem``.
 
     Returns:
         How many rows there are, and how many of them got no prediction.
@@ -92,7 +92,7 @@ def predict_file(workspace: Workspace, source: Path, target: Path) -> tuple[int,
             for row, given, fault, values in zip(chunk, texts, faults, answers, strict=True):
                 count += 1
                 blank = [name for name, text in zip(needed, given, strict=True) if not text.strip()]
-                whole = fault is None and not blank
+                whole = fault is None and not blank and not row["problem"]
                 unanswered += not whole
                 shown = [f"{value:.6f}" if isinstance(value, float) else value for value in values]
                 problem = row["problem"] or fault or (f"no {blank[0]}" if blank else "")

@@ -46,7 +46,7 @@ def summary(workspace: Workspace, params: Params, release: Release) -> None:
     for name, place in where:
         shown = place.relative_to(workspace.root) if isinstance(place, Path) else place
         table.add_row(name, str(shown))
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def not_due(workspace: Workspace, answer: "Answer") -> None:
@@ -56,7 +56,7 @@ def not_due(workspace: Workspace, answer: "Answer") -> None:
     table.add_row("fired", "\n".join(answer.reasons) or "nothing")
     table.add_row("waits for", "\n".join(answer.waiting))
     table.add_row("expected cost", f"{answer.expected_cost:,} training tokens")
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def _table(workspace: Workspace) -> Table:

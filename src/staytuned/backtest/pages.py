@@ -69,7 +69,7 @@ def show(report: dict[str, Any]) -> None:
     for row in rows_of(report):
         values = [f"{row[metric['name']]:.3f}" for metric in report["metrics"]]
         table.add_row(row["policy"], *values, f"{row['trainings']:.1f}", f"{row['tokens']:,}", f"{row['share']:.0%}")
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def write_pages(folder: Path, report: dict[str, Any]) -> None:

@@ -96,7 +96,7 @@ def serving(workspace: Workspace) -> tuple[int, Path] | None:
         if not workspace.champion.exists():
             raise
         version = int(workspace.champion.read_text())
-        print(f"warning: {error}; version {version}, the champion last known here, answers", file=sys.stderr)
+        print(f"warning: {error}; version {version}, the champion last known here, is asked", file=sys.stderr)
         return version, local_copy(workspace, version)
     with suppress(OSError):  # a workspace may be for reading only
         remember(workspace, version)

@@ -194,11 +194,11 @@ def skipped(task: Task, unseen: pandas.DataFrame, rows: Compared) -> dict[str, s
     """The checks that were not made, and why."""
     found = {}
     if not task.classes:
-        found["labels"] = "the task's labels are open"
+        found["labels"] = "a row of this task has no single label of a closed set"
     if not rows.answers:
         groups = unseen["group"].nunique()
         few = f"of the reference only {groups} groups were not trained on, of the {LEAST['reference']} that it takes"
-        why = few if groups < LEAST["reference"] else "the task's answers have no probability"
+        why = few if groups < LEAST["reference"] else "this task gives a row no single answer with a probability"
         found |= {"answers": why, "confidence": why}
     return found
 
@@ -234,7 +234,7 @@ def in_words(report: dict[str, Any]) -> str:
     if report["alarm"]:
         return (
             f"Drift: the {window['rows']} newest rows are not like those that version {report['champion']} was made "
-            f"from: {', '.join(alarms)}. Look at the words and examples below; a whole run trains on the new rows and "
-            "lets the gate judge."
+            f"from: {', '.join(alarms)}. reports/drift/report.html shows which words and rows; a whole run trains on "
+            "the new rows and lets the gate judge."
         )
     return f"No drift: the {window['rows']} newest rows are like those that version {report['champion']} was made from."

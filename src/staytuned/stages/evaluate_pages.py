@@ -97,7 +97,7 @@ def _confusion(path: Path, labels: list[str], counts: list[list[int]], of: str) 
             axes.text(j, i, str(count), ha="center", va="center", color=colour)
     axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
     axes.set_yticks(range(len(labels)), labels)
-    axes.set_xlabel(f"predicted; numbers of {of}, colour by share of a line")
+    axes.set_xlabel(f"predicted\nnumbers of {of}\ncolour: share of a line")
     axes.set_ylabel("true")
     _close(figure, path)
 
