@@ -14,6 +14,7 @@ from staytuned import tasks
 from staytuned.modelling.intervals import draw, interval, resampled
 from staytuned.params import Params
 from staytuned.stages.evaluate import ENOUGH, compare
+from staytuned.stages.evaluate_pages import most_mistaken
 from staytuned.tasks.text_classification import softmax
 
 PARAMS = Params.read(Path(__file__).parents[1] / "params.yaml")
@@ -169,3 +170,10 @@ def test_a_batch_has_a_figure_of_its_own_where_its_test_rows_are_enough() -> Non
     assert {name: found["rows"] for name, found in report["models"]["candidate"]["batches"].items()} == {
         "enough": ENOUGH
     }
+
+
+def test_of_many_labels_those_with_most_mistakes_are_drawn() -> None:
+    table = numpy.diag(numpy.full(30, 9))
+    assert list(most_mistaken(table[:4, :4])) == [0, 1, 2, 3]
+    table[25, 28] = 1
+    assert list(most_mistaken(table)) == [*range(18), 25, 28]

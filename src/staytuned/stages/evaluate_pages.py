@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 import matplotlib
+import numpy
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -14,6 +15,7 @@ from matplotlib import pyplot
 from staytuned.files import replacing, write_text
 from staytuned.workspace import Workspace
 
+SHOWN = 20  # labels in the picture of confusions; of more, those with most mistakes
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>staytuned: evaluation</title>
 <style>
 body{font:15px/1.5 system-ui,sans-serif;max-width:66rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -87,19 +89,30 @@ def write_pages(workspace: Workspace, report: dict[str, Any]) -> None:
 
 
 def _confusion(path: Path, labels: list[str], counts: list[list[int]], of: str) -> None:
-    size = max(4.0, 0.7 * len(labels) + 2)
+    table = numpy.array(counts)
+    shares = table / numpy.maximum(1, table.sum(axis=1, keepdims=True))  # so that rare labels show as well
+    shown = most_mistaken(table)
+    names = [labels[place] for place in shown]
+    size = max(4.0, 0.7 * len(names) + 2)
     figure, axes = pyplot.subplots(figsize=(size, size), layout="constrained")
-    shares = [[count / max(1, sum(row)) for count in row] for row in counts]  # so that rare labels show as well
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for i, row in enumerate(counts):
-        for j, count in enumerate(row):
-            colour = "white" if shares[i][j] > 0.5 else "black"
-            axes.text(j, i, str(count), ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
-    axes.set_yticks(range(len(labels)), labels)
+    axes.imshow(shares[numpy.ix_(shown, shown)], cmap="Blues", vmin=0, vmax=1)
+    for i, true in enumerate(shown):
+        for j, predicted in enumerate(shown):
+            colour = "white" if shares[true, predicted] > 0.5 else "black"
+            axes.text(j, i, str(table[true, predicted]), ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    if len(names) < len(labels):
+        axes.set_title(f"the {len(names)} of {len(labels)} labels with most mistakes")
     axes.set_xlabel(f"predicted\nnumbers of {of}\ncolour: share of a line")
     axes.set_ylabel("true")
     _close(figure, path)
+
+
+def most_mistaken(table: numpy.ndarray) -> numpy.ndarray:
+    """Places of the labels that are most often taken for others, or others for them: ``SHOWN`` at most, in order."""
+    mistakes = table.sum(axis=0) + table.sum(axis=1) - 2 * table.diagonal()
+    return numpy.sort(numpy.argsort(-mistakes, kind="stable")[:SHOWN])
 
 
 def _learning_curve(path: Path, curve: Path, title: str) -> None:
