@@ -12,7 +12,7 @@ from staytuned.backtest.pages import difference, rows_of
 from staytuned.backtest.policies import policy_of
 from staytuned.backtest.run import backtest
 from staytuned.backtest.simulate import simulate
-from staytuned.backtest.situation import look_at, situation_of
+from staytuned.backtest.situation import Trained, look_at, situation_of
 from staytuned.data.sides import TEST, TRAIN
 from staytuned.errors import DataError, ParamsError
 from staytuned.params import Params
@@ -145,7 +145,7 @@ def test_the_window_is_what_came_since_the_champion(history: History) -> None:
     found = look_at(history, first, 1)
     assert not found["alarm"]
     assert found["window"]["rows"] == int((history.everything["arrival"] == 1).sum())
-    situation = situation_of(history, first, [], [first], 2)
+    situation = situation_of(history, first, [], [Trained(0, first.tokens)], 2)
     assert situation.new_rows == int(history.everything["arrival"].between(1, 2).sum())
     assert situation.alarms == (True,)
 

@@ -9,7 +9,7 @@ import numpy
 
 from staytuned.backtest.history import History, Version, learn
 from staytuned.backtest.policies import Policy
-from staytuned.backtest.situation import situation_of
+from staytuned.backtest.situation import Trained, situation_of
 from staytuned.data.sides import TEST, TRAIN
 from staytuned.drift.triggers import Answer, decide
 from staytuned.registry.gate import Decision, Standing
@@ -26,7 +26,7 @@ class State:
 
     champion: Version
     best: Version
-    trained: list[Version]  # all that were, promoted or not
+    trained: list[Trained]  # promoted or not
     alarms: list[bool] = field(default_factory=list)  # of the champion's windows
     lines: list[Line] = field(default_factory=list)
 
@@ -40,7 +40,7 @@ def simulate(history: History, policies: list[Policy], seed: int) -> dict[str, l
         Of each policy, by its name, a line for each arrival.
     """
     first = _from_base(history, 0, seed)
-    states = {policy: State(first, first, [first]) for policy in policies}
+    states = {policy: State(first, first, [Trained(0, first.tokens)]) for policy in policies}
     for state in states.values():
         state.lines.append(_line(history, state, 0, first, ["the first arrival"], None))
     for arrival in range(1, len(history.arrivals)):
@@ -62,7 +62,7 @@ def _arrive(
     if answer.retrain:
         candidate = _candidate(history, policy, state, arrival, seed, afresh)
         decision = _judged(history, policy, state, candidate, arrival)
-        state.trained.append(candidate)
+        state.trained.append(Trained(arrival, candidate.tokens))
         if decision is None or decision.outcome == "PROMOTE":
             _promote(history, state, candidate, arrival)
     reasons = (answer.reasons if answer.retrain else answer.waiting) + (decision.reasons if decision else [])

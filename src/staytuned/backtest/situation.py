@@ -1,6 +1,6 @@
 """What the triggers are told at an arrival of a backtest: the same that the drift stage finds."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import pandas
@@ -13,8 +13,15 @@ from staytuned.drift.triggers import Situation, estimated, measured
 from staytuned.stages.drift import empty_report, look, measure_sizes
 
 
+class Trained(NamedTuple):
+    """What is remembered of each training; the weights of all would not fit into memory after some hundred arrivals."""
+
+    arrival: int
+    tokens: int
+
+
 def situation_of(
-    history: History, champion: Version, alarms: list[bool], trained: list[Version], arrival: int
+    history: History, champion: Version, alarms: list[bool], trained: list[Trained], arrival: int
 ) -> Situation:
     """What is known when ``arrival`` has come; there is no clock in a backtest, so the model's age is not.
 
@@ -22,7 +29,7 @@ def situation_of(
         history: All rows.
         champion: That the new rows are held against.
         alarms: Of its earlier windows.
-        trained: All versions so far.
+        trained: All trainings so far.
         arrival: The last that has come.
     """
     report = look_at(history, champion, arrival)
@@ -36,7 +43,7 @@ def situation_of(
         measured=measured(report, history.task.metrics[0]) if report["enough"] else None,
         estimated=estimated(report) if report["enough"] else None,
         cost=last.tokens,
-        spent=sum(version.tokens for version in trained),
+        spent=sum(training.tokens for training in trained),
     )
 
 
