@@ -14,6 +14,8 @@ from matplotlib import pyplot
 from rich.console import Console
 from rich.table import Table
 
+NAMED = 15  # arrivals that have their names below the chart; of more, every second or third
+
 
 def rows_of(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Of each policy: the mean of each metric over arrivals and seeds, and what it cost."""
@@ -99,7 +101,9 @@ def _chart(path: Path, report: dict[str, Any]) -> None:
         price.scatter([row["tokens"]], [row[first["name"]]], color=colour)
         beside = (5, 5 if number % 2 else -12)  # in turn above and below: policies of one cost stand close
         price.annotate(name, (row["tokens"], row[first["name"]]), xytext=beside, textcoords="offset points")
-    course.set_xticks(range(1, len(report["arrivals"]) + 1), _short(report["arrivals"]), rotation=45, ha="right")
+    every = math.ceil(len(report["arrivals"]) / NAMED)
+    names = [Path(name).stem[:16] for name in report["arrivals"]][::every]
+    course.set_xticks(range(1, len(report["arrivals"]) + 1, every), names, rotation=45, ha="right")
     course.set_ylabel(f"{first['title']} of what serves")
     course.legend(frameon=False)
     price.set_xlabel("training tokens")
@@ -109,7 +113,3 @@ def _chart(path: Path, report: dict[str, Any]) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
-
-
-def _short(names: list[str]) -> list[str]:
-    return [Path(name).stem[:16] for name in names]
