@@ -10,9 +10,25 @@ from hypothesis import strategies as st
 from staytuned.drift.triggers import Measured, Situation, decide
 from staytuned.sections import DriftTrigger, Triggers
 
-OFF = Triggers(max_age_days=None, new_rows=None, drift=None, quality_drop=None, estimated_drop=None, cost_ceiling=None)
+OFF = Triggers(
+    max_age_days=None,
+    new_rows=None,
+    drift=None,
+    quality_drop=None,
+    estimated_drop=None,
+    retry_growth=1.5,
+    cost_ceiling=None,
+)
 QUIET = Situation(
-    champion=3, age=2.0, new_rows=412, alarms=(), measured=None, estimated=None, cost=1_000_000, spent=3_000_000
+    champion=3,
+    age=2.0,
+    new_rows=412,
+    tried_rows=0,
+    alarms=(),
+    measured=None,
+    estimated=None,
+    cost=1_000_000,
+    spent=3_000_000,
 )
 
 
@@ -62,6 +78,21 @@ TWO_OF_THREE = DriftTrigger(alarms=2, windows=3)
         # estimated quality
         ({}, {"estimated_drop": 0.05}, False, "estimated quality is not known yet"),
         ({"estimated": f1(0.6, 0.7)}, {"estimated_drop": 0.05}, True, "estimated quality: macro-F1 0.650"),
+        # after a candidate in vain: what was seen of the champion waits for more rows, what counts does not
+        (
+            {"alarms": (True, True), "new_rows": 99, "tried_rows": 200},
+            {"drift": TWO_OF_THREE},
+            False,
+            "drift in 2 of the last 2 windows; 2 of 3 are asked for; that was answered by a candidate that was not "
+            "promoted, on 200 rows that are new to the champion; it asks again at 300, and there are 299 "
+            "(triggers.retry_growth 1.5)",
+        ),
+        ({"alarms": (True, True), "new_rows": 100, "tried_rows": 200}, {"drift": TWO_OF_THREE}, True, "drift in 2"),
+        ({"measured": f1(0.7, 0.76), "new_rows": 99, "tried_rows": 200}, {"quality_drop": 0.03}, False, "at 300"),
+        ({"estimated": f1(0.6, 0.7), "new_rows": 99, "tried_rows": 200}, {"estimated_drop": 0.05}, False, "at 300"),
+        ({"new_rows": 99, "tried_rows": 200}, {"new_rows": 99}, True, "99 of 99 new rows"),
+        ({"age": 31.2, "new_rows": 0, "tried_rows": 200}, {"max_age_days": 30}, True, "31.2 of 30 days"),
+        ({"new_rows": 99, "tried_rows": 200}, {"drift": TWO_OF_THREE}, False, "no window of new rows yet; 2 of 3 are"),
         # the ceiling
         ({"new_rows": 2000}, {"new_rows": 2000, "cost_ceiling": 4_000_000}, True, "2,000 of 2,000"),
         (
@@ -105,6 +136,7 @@ situations = st.builds(
     champion=st.integers(1) | st.none(),
     age=st.floats(-1e6, 1e6) | st.none(),
     new_rows=st.integers(0, 10**9),
+    tried_rows=st.integers(0, 10**9),
     alarms=st.lists(st.booleans(), max_size=8).map(tuple),
     measured=measured | st.none(),
     estimated=measured | st.none(),
@@ -121,6 +153,7 @@ policies = st.builds(
     drift=drifts | st.none(),
     quality_drop=st.floats(0, 1) | st.none(),
     estimated_drop=st.floats(0, 1) | st.none(),
+    retry_growth=st.floats(1, 100),
     cost_ceiling=st.integers(1, 10**12) | st.none(),
 )
 

@@ -230,6 +230,7 @@ class Triggers(Section):
     drift: DriftTrigger | None
     quality_drop: Annotated[float, Field(ge=0)] | None
     estimated_drop: Annotated[float, Field(ge=0)] | None
+    retry_growth: Annotated[float, Field(ge=1)]
     cost_ceiling: Count | None
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
@@ -41,7 +42,9 @@ def settled(workspace: Workspace, params: Params) -> Answer | None:
 def ask(workspace: Workspace, params: Params) -> Answer:
     """Whether a retraining is due, by what the stages before it found; a new answer goes into the ledger."""
     ledger, key, drift = Ledger.of(workspace, params), key_of(workspace, params), _drift(workspace)
-    entries, champion, batches = ledger.entries(), pin.wanted(ledger)["champion"], _new_batches(workspace)
+    entries, champion = ledger.entries(), pin.wanted(ledger)["champion"]
+    serving = workspace.pin / "champion"
+    batches, unserved = _new_batches(workspace, serving, workspace.candidate), _new_batches(workspace, serving)
     before = [entry.facts for entry in entries if entry.kind == TRIGGER]
     now: dict[str, Any] = {
         "champion": champion["version"] if champion else None,
@@ -54,6 +57,7 @@ def ask(workspace: Workspace, params: Params) -> Answer:
             champion=now["champion"],
             age=_days_since(trainings[-1]) if trainings else None,
             new_rows=sum(batches.values()),
+            tried_rows=sum(unserved.values()) - sum(batches.values()),
             alarms=_alarms([*before, now], now["champion"]),
             measured=measured(drift, task_class(params.task.name).metrics[0]) if drift else None,
             estimated=estimated(drift) if drift else None,
@@ -90,9 +94,8 @@ def _days_since(entry: Entry) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(entry.when)).total_seconds() / 86400
 
 
-def _new_batches(workspace: Workspace) -> dict[str, int]:
-    """Accepted rows of each batch of which neither the champion nor the last candidate was trained on any row."""
-    models = (workspace.pin / "champion", workspace.candidate)
+def _new_batches(workspace: Workspace, *models: Path) -> dict[str, int]:
+    """Accepted rows of each batch of which none of the models was trained on any row."""
     folders = [folder for folder in models if (folder / TRAINED_ON).exists()]
     accepted = pyarrow.parquet.read_table(workspace.accepted, columns=["row", "batch"]).to_pandas()
     return {

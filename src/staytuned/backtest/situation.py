@@ -34,11 +34,12 @@ def situation_of(
     """
     report = look_at(history, champion, arrival)
     last = trained[-1]
-    newer = history.everything["arrival"].between(last.arrival + 1, arrival)
+    came = history.everything["arrival"]
     return Situation(
         champion=champion.number,
         age=None,
-        new_rows=int(newer.sum()),
+        new_rows=int(came.between(last.arrival + 1, arrival).sum()),
+        tried_rows=int(came.between(champion.arrival + 1, last.arrival).sum()),
         alarms=(*alarms, *([report["alarm"]] if report["enough"] else [])),
         measured=measured(report, history.task.metrics[0]) if report["enough"] else None,
         estimated=estimated(report) if report["enough"] else None,

@@ -1,5 +1,6 @@
 """Is a retraining due? One pure function from what is known and the policy to an answer with its reasons."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,7 @@ class Situation:
     champion: int | None  # version
     age: float | None  # days since the last training; None: not known
     new_rows: int  # labelled, and in no training yet
+    tried_rows: int  # new to the champion too, and learned in vain by a candidate that was not promoted
     alarms: tuple[bool, ...]  # of the champion's windows, the newest last
     measured: Measured | None  # the task's first metric, on new labelled rows
     estimated: Measured | None  # accuracy, without their labels
@@ -81,8 +83,11 @@ def decide(situation: Situation, policy: Triggers) -> Answer:
     cost = situation.cost
     if situation.champion is None:
         return Answer(True, ["there is no champion yet"], [], cost)
-    triggers = (_age, _rows, _drift, _quality, _estimate)
-    said = [found for trigger in triggers if (found := trigger(situation, policy))]
+    counted, observed = (
+        [found for trigger in triggers if (found := trigger(situation, policy))]
+        for triggers in ((_age, _rows), (_drift, _quality, _estimate))
+    )
+    said = [*counted, *_answered(observed, situation, policy.retry_growth)]
     reasons = [why for fired, why in said if fired]
     waiting = [why for fired, why in said if not fired]
     ceiling = policy.cost_ceiling
@@ -95,7 +100,20 @@ def decide(situation: Situation, policy: Triggers) -> Answer:
     return Answer(bool(reasons), reasons, waiting or ([] if said else ["every trigger is off"]), cost)
 
 
-Said = tuple[bool, str] | None  # whether a trigger fired, and why or what it waits for; None: it is off
+Fired = tuple[bool, str]  # whether a trigger fired, and why or what it waits for
+Said = Fired | None  # None: it is off
+
+
+def _answered(observed: list[Fired], situation: Situation, growth: float) -> list[Fired]:
+    """What was seen of the champion stays true until it goes: after a candidate in vain it asks again of more rows."""
+    rows, wanted = situation.new_rows + situation.tried_rows, math.ceil(growth * situation.tried_rows)
+    if rows >= wanted or not any(fired for fired, _ in observed):
+        return observed
+    waits = (
+        f"that was answered by a candidate that was not promoted, on {situation.tried_rows:,} rows that are new to the "
+        f"champion; it asks again at {wanted:,}, and there are {rows:,} (triggers.retry_growth {growth:g})"
+    )
+    return [(False, f"{why}; {waits}" if fired else why) for fired, why in observed]
 
 
 def _age(situation: Situation, policy: Triggers) -> Said:
