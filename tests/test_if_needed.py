@@ -13,9 +13,11 @@ from test_bad_road import answers, refused
 from tiny import make_rows, set_params, write_csv
 
 from staytuned import alerts, situation
+from staytuned.data.sides import TRAINED_ON, row_hashes
 from staytuned.errors import GateError
 from staytuned.files import read_json, write_json
 from staytuned.params import Params
+from staytuned.registry import pin
 from staytuned.registry.ledger import DECISION, TRIGGER, Entry, Ledger
 from staytuned.workspace import Workspace
 
@@ -167,8 +169,10 @@ def found(road: Workspace, alarm: bool, **changes: Any) -> None:
 
 def ask(road: Workspace, **triggers: Any) -> Any:
     off = dict.fromkeys(["max_age_days", "new_rows", "drift", "quality_drop", "estimated_drop", "cost_ceiling"])
-    set_params(road, triggers=off | triggers)
-    return situation.ask(road, Params.read(road.params))
+    set_params(road, triggers=off | {"retry_growth": 1.5} | triggers)
+    params = Params.read(road.params)
+    pin.refresh(road, params, arrived=False)  # as the flow does before it
+    return situation.ask(road, params)
 
 
 def test_an_alarm_counts_once_for_each_window_of_a_champion(
@@ -182,6 +186,25 @@ def test_an_alarm_counts_once_for_each_window_of_a_champion(
             assert ask(road, **policy).retrain is retrain
     assert [entry.facts["alarm"] for entry in of_kind(road, TRIGGER)] == [True, False, True]
     assert capsys.readouterr().err.count("drift: new rows have drifted") == 2
+
+
+def test_drift_that_a_candidate_in_vain_has_answered_waits_for_half_as_many_rows_more(road: Workspace) -> None:
+    drift = {"drift": {"alarms": 1, "windows": 1}}
+    found(road, True)
+    arrive(road, "one", 100)
+    assert ask(road, **drift).retrain is True
+    learn_in_vain(road)
+    arrive(road, "two", 49)
+    (waits,) = ask(road, **drift).waiting
+    assert waits.endswith("it asks again at 150, and there are 149 (triggers.retry_growth 1.5)")
+    arrive(road, "three", 1)
+    assert ask(road, **drift).retrain is True
+
+
+def learn_in_vain(road: Workspace) -> None:
+    """Let the candidate, which is not promoted, be one that learned all rows."""
+    rows = pandas.read_parquet(road.accepted, columns=["row"])["row"]
+    (road.candidate / TRAINED_ON).write_bytes(row_hashes(rows).tobytes())
 
 
 def test_what_the_drift_stage_measured_and_estimated_is_asked(road: Workspace) -> None:
