@@ -49,6 +49,7 @@ def test_new_rows_wait_until_they_are_enough_and_then_a_model_is_trained(road: W
     set_params(road, triggers__new_rows=300, triggers__drift=None)
     ingest(road, make_rows(200, seed=1))
     before = trained(road)
+    assert "200 rows of more.csv; `staytuned run`" in staytuned(road, "status", COLUMNS="400").stdout
     done = staytuned(road, "run", "--if-needed")
     assert done.returncode == 0 and "200 of 300 new rows" in done.stdout, done.stdout + done.stderr
     assert trained(road) == before
@@ -132,6 +133,8 @@ def test_a_batch_of_a_new_class_stops_before_anything_changes_and_the_class_is_n
     assert said in got["message"] and "`staytuned readmit COPY`" in got["message"]
     assert trained(road) == before
     assert answers(road)
+    shown = staytuned(road, "status", COLUMNS="400").stdout
+    assert "stopped: batch" in shown and "40 bad rows of 40" in shown
 
     set_params(road, validate__quarantine_budget=1.0)  # let them be: no accepted row is new, and nothing is trained
     done = staytuned(road, "run", "--if-needed")

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from staytuned import alerts
+from staytuned.data.batches import manifest
 from staytuned.errors import DataError, MissingError, RegistryError
 from staytuned.files import read_json, sha256
 from staytuned.params import Params
@@ -37,6 +38,10 @@ def status(workspace: Workspace) -> None:
     for number, entry in enumerate(decisions):
         said = f"{_time(entry)} {entry.facts['outcome']}: {entry.facts['reasons'][0]}"
         table.add_row("" if number else "last decisions", said)
+    if workspace.stage_error.exists():
+        table.add_row("last run", f"stopped: {workspace.stage_error.read_text(encoding='utf-8')}")
+    if waiting := _not_taken_in(workspace):
+        table.add_row("not taken in", waiting)
     table.add_row("drift", _drift(workspace, ledger))
     table.add_row("next training", _trigger(entries))
     Console(markup=False).print(table)
@@ -62,6 +67,17 @@ def _champion(workspace: Workspace, params: Params, ledger: Ledger) -> list[tupl
     if unconfirmed(ledger):
         found = f"the promotion of version {version} was cut off; `staytuned run` brings it to its end"
     return rows + ([("but", found)] if found else [])
+
+
+def _not_taken_in(workspace: Workspace) -> str | None:
+    """Batches that no run has validated."""
+    report = workspace.reports / "validation.json"
+    known = {batch["batch"] for batch in read_json(report)["batches"]} if report.exists() else set()
+    waiting = [batch for batch in manifest(workspace) if batch.batch[:16] not in known]
+    if not waiting:
+        return None
+    rows, files = sum(batch.rows for batch in waiting), ", ".join(batch.file for batch in waiting)
+    return f"{rows:,} rows of {files}; `staytuned run` takes them in"
 
 
 def _drift(workspace: Workspace, ledger: Ledger) -> str:
