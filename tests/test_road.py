@@ -23,6 +23,7 @@ from tiny import make_rows, make_workspace, set_params, tiny_params, write_csv
 from staytuned.files import read_json, sha256
 from staytuned.params import Params
 from staytuned.pipeline import stage_order
+from staytuned.registry import reload_check
 from staytuned.registry.ledger import CONFIRMATION, DECISION, PROMOTION, Ledger
 from staytuned.registry.reload import reloader
 from staytuned.registry.versions import Registry, alias_now, database
@@ -110,6 +111,12 @@ def test_each_proof_of_a_version_has_a_fresh_process_of_its_own(road: Workspace)
         found = [reload(1, pandas.DataFrame(examples["rows"], dtype="object")) for _ in ("a release", "its retry")]
     assert numpy.array_equal(*found)
     assert found[0] == pytest.approx(examples["outputs"], abs=1e-5)
+
+
+def test_a_proof_whose_release_was_killed_ends_before_it_has_imported_anything() -> None:
+    command = [sys.executable, "-X", "importtime", "-I", reload_check.__file__, "rows.json", "outputs.npy"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 0 and "threading" in done.stderr and "pandas" not in done.stderr
 
 
 def test_a_file_of_rows_is_labelled_row_by_row(road: Workspace) -> None:

@@ -2,7 +2,8 @@
 
 usage: echo MODEL_FOLDER | python -I reload_check.py ROWS.json OUTPUTS.npy
 
-It imports what is dear before it reads the folder's name, so that it can be started while the model is registered.
+It imports what is dear while it waits for the folder's name, so that it can be started while the model is registered;
+when whoever would say it is gone, it ends at once.
 """
 
 import gc
@@ -10,11 +11,20 @@ import os
 import socket
 import sys
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 
 def _refuse(*_: Any, **__: Any) -> None:
     raise OSError("the reloaded model reached for the network")
+
+
+def _hear(heard: "SimpleQueue[str]") -> None:
+    folder = sys.stdin.readline().strip()
+    if not folder:
+        os._exit(0)
+    heard.put(folder)
 
 
 def main(rows: str, outputs: str) -> None:
@@ -25,14 +35,14 @@ def main(rows: str, outputs: str) -> None:
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
     socket.socket.connect = _refuse  # type: ignore[method-assign]
+    heard: SimpleQueue[str] = SimpleQueue()
+    Thread(target=_hear, args=(heard,), daemon=True).start()
     import mlflow
     import numpy
     import pandas
     from transformers import PreTrainedModel  # noqa: F401 - the model needs it, and torch
 
-    folder = sys.stdin.readline().strip()
-    if not folder:
-        return
+    folder = heard.get()
     model = mlflow.pyfunc.load_model(folder, suppress_warnings=True)  # no search of all packages
     code = Path(str(sys.modules["staytuned"].__file__))
     if not code.is_relative_to(folder):
