@@ -1,6 +1,7 @@
 """Backtests: each policy on the same arrivals of the tiny road, judged on rows that it never learned from."""
 
 import csv
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = make_workspace(folder / "workspace")
     set_params(workspace, train__start="champion", train__epochs=2, drift__draws=100, gate__margin=0.5)
     set_params(workspace, gate__sources__margin=1.0, evaluate__bootstrap=100)
-    set_params(workspace, gate__bounds={"macro_f1": 0.1})
+    set_params(workspace, gate__bounds={"macro_f1": 0.1}, gate__min_gain=0.9)
     for source in ("shop", "film"):
         rows = make_rows(240, source=source)
         for row in rows[: 0 if source == "shop" else None]:
@@ -68,6 +69,17 @@ def test_staytuned_trains_where_rows_drift_and_says_why(report: dict[str, Any]) 
     line = run_of(report, "staytuned")[2]
     assert line["trained"]
     assert any("drift in 1 of the last 1 windows" in reason for reason in line["reasons"])
+    assert line["outcome"] == "PROMOTE"  # the gain over the base model is not asked for
+
+
+def test_a_first_batch_that_nothing_can_be_learned_from_is_refused_by_name(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "workspace")
+    rows = make_rows(240)
+    first = [row for row in rows if row["document"] == rows[0]["document"]]
+    for name, here in (("first", first), ("second", [row for row in rows if row not in first])):
+        road.ingest(workspace, write_csv(tmp_path / f"{name}.csv", here))
+    with pytest.raises(DataError, match=r"first\.csv, has no row for .* let it be larger"):
+        backtest(workspace, ["never"], [1])
 
 
 def test_all_start_from_the_same_first_model(report: dict[str, Any]) -> None:

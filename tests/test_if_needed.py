@@ -13,7 +13,6 @@ from test_bad_road import answers, refused
 from tiny import make_rows, set_params, write_csv
 
 from staytuned import alerts, situation
-from staytuned.data.sides import TRAINED_ON, row_hashes
 from staytuned.errors import GateError
 from staytuned.files import read_json, write_json
 from staytuned.params import Params
@@ -163,7 +162,7 @@ def found(road: Workspace, alarm: bool, **changes: Any) -> None:
         "alarm": alarm,
         "reference": {"rows": 500, "groups": 100, "metric": 0.9, "accuracy": 0.92},
         "window": {"rows": 100, "groups": 30, "batches": 1, "metric": 0.8, "interval": [0.75, 0.85]},
-        "metric": "macro_f1",
+        "metric": {"name": "macro_f1", "title": "macro-F1", "higher_is_better": True},
         "checks": {},
         "estimated_accuracy": {"value": 0.8, "interval": [0.78, 0.82]},
     }
@@ -205,9 +204,10 @@ def test_drift_that_a_candidate_in_vain_has_answered_waits_for_half_as_many_rows
 
 
 def learn_in_vain(road: Workspace) -> None:
-    """Let the candidate, which is not promoted, be one that learned all rows."""
-    rows = pandas.read_parquet(road.accepted, columns=["row"])["row"]
-    (road.candidate / TRAINED_ON).write_bytes(row_hashes(rows).tobytes())
+    """Let the candidate, which is not promoted, be one that learned of all batches."""
+    about = road.candidate / "staytuned.json"
+    batches = pandas.read_parquet(road.accepted, columns=["batch"])["batch"].unique().tolist()
+    write_json(about, read_json(about) | {"batches": batches})
 
 
 def test_what_the_drift_stage_measured_and_estimated_is_asked(road: Workspace) -> None:
@@ -256,7 +256,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, entry: Entry, days: float) -> None:
     monkeypatch.setattr(situation, "datetime", Then)
 
 
-def test_a_batch_of_which_a_row_was_trained_on_is_not_new(road: Workspace) -> None:
+def test_a_batch_that_was_there_at_a_training_is_not_new(road: Workspace) -> None:
     assert ask(road, new_rows=1).retrain is False
     arrive(road, "one", 30)
     assert ask(road, new_rows=31).waiting == ["30 of 31 new rows"]

@@ -93,6 +93,15 @@ def fresh_model(workspace: Workspace) -> torch.nn.Module:
     return task.model(backbone(task.kind, workspace.root / "base-models" / "tiny", 0.0, pretrained=True), 0.0)
 
 
+def test_where_an_epoch_has_fewer_steps_than_evaluations_each_step_is_evaluated(
+    workspace: Workspace, params: Params
+) -> None:
+    _, _, points, steps = fitted(
+        workspace, tuned(params, epochs=6, batch_size=1000, evaluations_per_epoch=4, patience=100)
+    )
+    assert steps == 6 and [point.step for point in points] == [1, 2, 3, 4, 5, 6]
+
+
 def test_one_seed_gives_one_sha256_of_the_weights_and_another_seed_another(
     workspace: Workspace, params: Params
 ) -> None:

@@ -96,6 +96,8 @@ def _trigger(entries: list[Entry]) -> str:
     if last is None:
         return "at the next `staytuned run` that finds new rows or params"
     due = "due" if last.facts["retrain"] else "not due"
+    if last.facts["retrain"] and any(entry.kind == DECISION and entry.number > last.number for entry in entries):
+        due = "was due, and a model was trained"
     return "\n".join([f"{due}, as of {_time(last)}", *last.facts["reasons"], *last.facts["waiting"]])
 
 

@@ -42,7 +42,12 @@ _transfers = _Transfers()
 
 @contextmanager
 def opened(workspace: Workspace) -> Iterator[Any]:
-    """The workspace's DVC repository. Outside git, DVC is told so in its local, unversioned settings."""
+    """The workspace's DVC repository. Outside git, DVC is told so in its local, unversioned settings.
+
+    Raises:
+        BusyError: another DVC process holds the workspace.
+    """
+    from dvc.lock import LockError
     from dvc.repo import Repo
 
     local = workspace.root / ".dvc" / "config.local"
@@ -63,6 +68,8 @@ def opened(workspace: Workspace) -> Iterator[Any]:
         repo = Repo(str(workspace.root))
         try:
             yield repo
+        except LockError as error:
+            raise BusyError(f"DVC is at work in {workspace.root}: {error}; try again when it ends") from error
         finally:
             repo.close()
 
@@ -125,8 +132,8 @@ def run_stage(workspace: Workspace, name: str) -> bool:
     with opened(workspace) as repo:
         try:
             return bool(repo.reproduce(name, single_item=True))
-        except LockError as error:
-            raise BusyError(f"DVC is at work in {workspace.root}: {error}; try again when it ends") from error
+        except LockError:
+            raise
         except DvcException as error:
             cause = error.__cause__ or error
             status = re.search(r"exited with (-?\d+)", str(cause))

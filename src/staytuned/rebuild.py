@@ -74,9 +74,9 @@ def _furnish(workspace: Workspace, place: Workspace, lineage: Path) -> None:
             (place.root / folder).symlink_to(workspace.root / folder)
     shutil.copytree(workspace.root / ".dvc", place.root / ".dvc", ignore=lambda *_: {"cache", "tmp", "config.local"})
     with pipeline.opened(workspace) as repo:
-        remotes = {name: remote["url"] for name, remote in repo.config["remote"].items()}
-    lines = [f"['remote \"{name}\"']\n    url = {url}\n" for name, url in remotes.items()]
-    (place.root / ".dvc" / "config.local").write_text("".join(lines))
+        remotes = {name: dict(remote) for name, remote in repo.config["remote"].items()}
+    with pipeline.opened(place) as repo, repo.config.edit("local") as settings:
+        settings["remote"] = remotes  # with what stands in the local settings alone, as passwords do
     pipeline.pull(place, sorted(str(path) for path in (place.root / "data").glob("*.dvc")))
 
 

@@ -1,5 +1,6 @@
 """Before a round: what is known of champion, new rows and drift, and whether a retraining is due."""
 
+from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,9 +9,7 @@ from typing import Any
 import pyarrow.parquet
 
 from staytuned import alerts, pipeline
-from staytuned.data.sides import TRAINED_ON, unseen_by
 from staytuned.drift.triggers import PERIOD, Answer, Situation, decide, estimated, measured
-from staytuned.entry_points import task_class
 from staytuned.files import read_json
 from staytuned.params import Params
 from staytuned.registry import pin
@@ -59,7 +58,7 @@ def ask(workspace: Workspace, params: Params) -> Answer:
             new_rows=sum(batches.values()),
             tried_rows=sum(unserved.values()) - sum(batches.values()),
             alarms=_alarms([*before, now], now["champion"]),
-            measured=measured(drift, task_class(params.task.name).metrics[0]) if drift else None,
+            measured=measured(drift) if drift else None,
             estimated=estimated(drift) if drift else None,
             cost=expected_tokens(workspace, params),
             spent=sum(entry.facts.get("tokens", 0) for entry in trainings if _days_since(entry) <= PERIOD),
@@ -95,14 +94,11 @@ def _days_since(entry: Entry) -> float:
 
 
 def _new_batches(workspace: Workspace, *models: Path) -> dict[str, int]:
-    """Accepted rows of each batch of which none of the models was trained on any row."""
-    folders = [folder for folder in models if (folder / TRAINED_ON).exists()]
-    accepted = pyarrow.parquet.read_table(workspace.accepted, columns=["row", "batch"]).to_pandas()
-    return {
-        str(batch): len(rows)
-        for batch, rows in accepted["row"].groupby(accepted["batch"])
-        if unseen_by(rows, folders).all()
-    }
+    """Accepted rows of each batch that was not there yet when the models were trained."""
+    about = [folder / "staytuned.json" for folder in models]
+    known = {batch for file in about if file.exists() for batch in read_json(file)["batches"]}
+    accepted = pyarrow.parquet.read_table(workspace.accepted, columns=["batch"])["batch"].to_pylist()
+    return dict(Counter(batch for batch in accepted if batch not in known))
 
 
 def _drift(workspace: Workspace) -> dict[str, Any] | None:

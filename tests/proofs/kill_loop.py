@@ -58,7 +58,7 @@ POINTS = {
         "staytuned.pipeline:push",
         "staytuned.registry.versions:Registry.register",
         "staytuned.registry.versions:Registry._new_version",
-        "staytuned.registry.versions:Registry.reload",
+        "staytuned.registry.versions:Registry.fetch",
         "staytuned.registry.release:move",
         "staytuned.registry.ledger_store:Writer.take_lease",
         f"staytuned.registry.ledger:Ledger.append({PROMOTION})",

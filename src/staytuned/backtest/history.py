@@ -50,7 +50,7 @@ class History:
         """What validate, split and encode left in the workspace.
 
         Raises:
-            DataError: there are fewer than two arrivals.
+            DataError: there are fewer than two arrivals, or the first cannot be learned from.
         """
         batches, task = manifest(workspace), tasks.load(params)
         if len(batches) < 2:
@@ -60,6 +60,12 @@ class History:
         task.read(base)
         everything = _everything(workspace, number)
         frames = {side: rows_of(workspace, side) for side in SIDES}
+        lacking = [side for side in SIDES if not (frames[side]["batch"] == batches[0].batch[:16]).any()]
+        if lacking:
+            raise DataError(
+                f"the first batch, {batches[0].file}, has no row for {' and '.join(lacking)}, so no model could "
+                "be trained and judged when it came; let it be larger, or enlarge split.validation and split.test"
+            )
         return cls(
             task,
             params,

@@ -16,6 +16,7 @@ from staytuned.backtest.history import History
 from staytuned.backtest.pages import show, write_pages
 from staytuned.backtest.policies import Policy, policy_of
 from staytuned.backtest.simulate import simulate
+from staytuned.errors import ParamsError
 from staytuned.files import read_json, sha256, write_json
 from staytuned.modelling.device import pick_device
 from staytuned.params import Params
@@ -91,6 +92,8 @@ def _simulated(workspace: Workspace, params: Params, files: dict[tuple[Policy, i
 
 def _simulate(workspace: Workspace, files: dict[Policy, Path], seed: int) -> int:
     history = History.read(workspace, Params.read(workspace.params))
+    if any(path.stem != _key(workspace, history, policy, seed) for policy, path in files.items()):
+        raise ParamsError("params.yaml was changed while the backtest ran; start it again, it keeps what is done")
     runs = simulate(history, list(files), seed)
     for policy, path in files.items():
         write_json(path, runs[policy.name])

@@ -58,6 +58,8 @@ def _arrive(
     history: History, policy: Policy, state: State, arrival: int, seed: int, afresh: Callable[[], Version]
 ) -> None:
     answer = _asked(history, policy, state, arrival)
+    if answer.retrain and policy.start == "champion" and not _is_new(history, state, arrival).any():
+        answer = Answer(False, [], ["no training row is new to the champion"], 0)
     candidate, decision = None, None
     if answer.retrain:
         candidate = _candidate(history, policy, state, arrival, seed, afresh)
@@ -84,9 +86,15 @@ def _candidate(
     number = len(state.trained) + 1
     if policy.start == "base":
         return replace(afresh(), number=number)
-    rows, before = history.until(TRAIN, arrival), state.champion
-    taken = chosen(~numpy.isin(rows, before.learned), history.params.train.replay, seed)
-    return learn(history, rows[taken], arrival, before, number, seed)
+    rows, is_new = history.until(TRAIN, arrival), _is_new(history, state, arrival)
+    taken = chosen(is_new, history.params.train.replay, seed)
+    return learn(history, rows[taken], arrival, state.champion, number, seed)
+
+
+def _is_new(history: History, state: State, arrival: int) -> numpy.ndarray:
+    """Which of the training rows that have come the champion has not learned."""
+    found: numpy.ndarray = ~numpy.isin(history.until(TRAIN, arrival), state.champion.learned)
+    return found
 
 
 def _judged(history: History, policy: Policy, state: State, candidate: Version, arrival: int) -> Decision | None:
@@ -102,8 +110,9 @@ def _judged(history: History, policy: Policy, state: State, candidate: Version, 
     for name in ("champion", "best"):
         if name in models:
             report["models"][name]["version"] = models[name].number
-    budgets = {"max_megabytes": None, "max_milliseconds": None}  # the same for all policies
-    policy_of_gate = history.params.gate.model_copy(update=budgets)
+    # what is the same for all policies: the budgets, and the gain over a base that is not judged here
+    left_out = {"max_megabytes": None, "max_milliseconds": None, "min_gain": 0.0}
+    policy_of_gate = history.params.gate.model_copy(update=left_out)
     return gate(report, Standing(state.champion.number, state.best.number), policy_of_gate)
 
 

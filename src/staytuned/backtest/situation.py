@@ -41,7 +41,7 @@ def situation_of(
         new_rows=int(came.between(last.arrival + 1, arrival).sum()),
         tried_rows=int(came.between(champion.arrival + 1, last.arrival).sum()),
         alarms=(*alarms, *([report["alarm"]] if report["enough"] else [])),
-        measured=measured(report, history.task.metrics[0]) if report["enough"] else None,
+        measured=measured(report) if report["enough"] else None,
         estimated=estimated(report) if report["enough"] else None,
         cost=last.tokens,
         spent=sum(training.tokens for training in trained),
@@ -57,7 +57,7 @@ def look_at(history: History, champion: Version, arrival: int) -> dict[str, Any]
         for here, limit in ((known, options.reference), (new, options.window))
     ]
     reference, window = (rows.loc[here].reset_index(drop=True) for here in places)
-    report = empty_report(champion.number, history.task.metrics[0].title)
+    report = empty_report(champion.number, history.task.metrics[0])
     measure_sizes(report, reference, window)
     if report["enough"]:
         model = model_of(history, history.params.train, champion)

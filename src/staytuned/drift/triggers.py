@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from staytuned.sections import Triggers
-from staytuned.tasks import Metric
 
 PERIOD = 30  # days that the cost ceiling looks back on
 
@@ -35,13 +34,15 @@ class Measured:
         )
 
 
-def measured(drift: dict[str, Any], metric: Metric) -> Measured | None:
+def measured(drift: dict[str, Any]) -> Measured | None:
     """The task's first metric as the drift stage found it; None where there were no labels."""
     window, reference = drift["window"], drift["reference"]["metric"]
     if window["metric"] is None or reference is None:
         return None
-    low, high = window["interval"]
-    return Measured(metric.title, metric.higher_is_better, window["rows"], window["metric"], (low, high), reference)
+    (low, high), metric = window["interval"], drift["metric"]
+    return Measured(
+        metric["title"], metric["higher_is_better"], window["rows"], window["metric"], (low, high), reference
+    )
 
 
 def estimated(drift: dict[str, Any]) -> Measured | None:

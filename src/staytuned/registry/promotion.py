@@ -3,13 +3,12 @@
 The gate, a rollback and a promotion by hand go this one way. Whoever is cut off on it is set right by the next run.
 """
 
-import socket
 from typing import Any
 
 from staytuned.errors import BusyError, RegistryError
 from staytuned.files import write_text
 from staytuned.registry.ledger import CONFIRMATION, PROMOTION, Entry, Ledger
-from staytuned.registry.versions import CHAMPION, HEAD, Registry
+from staytuned.registry.versions import CHAMPION, HEAD, Registry, holder_of
 from staytuned.workspace import Workspace
 
 # why a champion moved: the cause in its entry
@@ -64,7 +63,7 @@ def move(workspace: Workspace, registry: Registry, ledger: Ledger, **facts: Any)
         BusyError: another is moving the champion, or has moved it since ``before`` was read; nothing was changed.
         RegistryError: the registry does not answer; the next run goes on from there.
     """
-    with ledger.lease(_holder(workspace)) as fence:
+    with ledger.lease(holder_of(workspace)) as fence:
         begun = unconfirmed(ledger)
         if begun is None or begun.facts["key"] != facts["key"] or begun.facts["version"] != facts["version"]:
             ledger.append(PROMOTION, fence, **facts)
@@ -73,7 +72,7 @@ def move(workspace: Workspace, registry: Registry, ledger: Ledger, **facts: Any)
 
 def settle(workspace: Workspace, registry: Registry, ledger: Ledger) -> None:
     """Let the alias name the ledger's champion, and confirm that it does."""
-    with ledger.lease(_holder(workspace)) as fence:
+    with ledger.lease(holder_of(workspace)) as fence:
         _follow(workspace, registry, ledger, fence)
 
 
@@ -108,9 +107,10 @@ def check_heads(registry: Registry, ledger: Ledger) -> int | None:
     Raises:
         RegistryError: entries were cut off, or all seals were written anew.
     """
+    tagged = sorted(registry.versions().items())  # before the ledger, which others may write to meanwhile
     seals = {entry.number: entry.seal for entry in ledger.entries()}
     newest = None
-    for version, tags in sorted(registry.versions().items()):
+    for version, tags in tagged:
         if HEAD not in tags:
             continue
         number, seal = tags[HEAD].split()
@@ -122,8 +122,3 @@ def check_heads(registry: Registry, ledger: Ledger) -> int | None:
             )
         newest = max(newest or 0, int(number))
     return newest
-
-
-def _holder(workspace: Workspace) -> str:
-    """Who moves the champion: one workspace on one machine, where only one run at a time is at work."""
-    return f"{socket.gethostname()}:{workspace.root}"

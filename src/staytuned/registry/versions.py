@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import urllib.error
 import urllib.parse
@@ -28,6 +29,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 KEY = "staytuned.key"  # tag on runs and versions: the decision that they belong to
 WEIGHTS = "staytuned.weights"
 HEAD = "staytuned.ledger"  # tag on versions: number and seal of the ledger's last entry
+HOLDER = "staytuned.workspace"  # tag on runs: whose they are, where several workspaces share a registry
 EXACT = (
     *("mlflow", "torch", "transformers", "tokenizers", "safetensors"),
     *("numpy", "pandas", "pyarrow", "pydantic", "ruamel.yaml"),
@@ -36,6 +38,11 @@ EXACT = (
 os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+
+def holder_of(workspace: Workspace) -> str:
+    """Who is at work: one workspace on one machine, where only one run at a time is."""
+    return f"{socket.gethostname()}:{workspace.root}"
 
 
 def tracking_uri(workspace: Workspace, params: Params) -> str:
@@ -125,7 +132,8 @@ class Registry:
     def run(self) -> Iterator[str]:
         """A new MLflow run, finished or failed as the block ends."""
         with answering():
-            run_id = str(self.client.create_run(self.experiment, run_name="retrain").info.run_id)
+            tags = {HOLDER: holder_of(self.workspace)}
+            run_id = str(self.client.create_run(self.experiment, run_name="retrain", tags=tags).info.run_id)
             try:
                 yield run_id
             except BaseException:
@@ -136,9 +144,10 @@ class Registry:
 
     @answering()
     def end_what_was_cut_off(self) -> None:
-        """Mark runs as killed that nobody ended."""
+        """Mark runs of this workspace as killed that nobody ended."""
         for left in self.client.search_runs([self.experiment], "attributes.status = 'RUNNING'"):
-            self.client.set_terminated(left.info.run_id, "KILLED")
+            if left.data.tags.get(HOLDER) == holder_of(self.workspace):
+                self.client.set_terminated(left.info.run_id, "KILLED")
 
     @answering()
     def version_of(self, key: str) -> int | None:

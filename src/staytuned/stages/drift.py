@@ -21,7 +21,7 @@ from staytuned.models import base_of
 from staytuned.params import Params
 from staytuned.sections import Drift
 from staytuned.stages.drift_pages import write_pages
-from staytuned.tasks import Task
+from staytuned.tasks import Metric, Task
 from staytuned.workspace import Workspace
 
 
@@ -29,7 +29,7 @@ def run(workspace: Workspace, params: Params) -> None:
     """Write ``reports/drift``; it says so where there is no champion yet, or too little to compare."""
     pin = workspace.pin / "pin.json"
     champion = read_json(pin)["champion"] if pin.is_file() else None
-    report = empty_report(champion and champion["version"], tasks.load(params).metrics[0].title)
+    report = empty_report(champion and champion["version"], tasks.load(params).metrics[0])
     rows = None
     if champion:
         known = read_json(workspace.pin / "champion" / "staytuned.json").get("batches", [])  # older ones do not say
@@ -42,13 +42,13 @@ def run(workspace: Workspace, params: Params) -> None:
     write_pages(workspace.drift, report, rows)
 
 
-def empty_report(champion: int | None, metric: str) -> dict[str, Any]:
+def empty_report(champion: int | None, metric: Metric) -> dict[str, Any]:
     """The report before anything was looked at."""
     return {
         "champion": champion,
         "enough": False,
         "alarm": False,
-        "metric": metric,
+        "metric": metric._asdict(),
         "reference": {"rows": 0, "groups": 0, "metric": None, "accuracy": None},
         "window": {"rows": 0, "groups": 0, "batches": [], "metric": None, "interval": None},
         "checks": {},
@@ -167,7 +167,7 @@ Asked = tuple[pandas.DataFrame, Said]
 def measure(params: Params, task: Task, reference: Asked | None, window: Asked, report: dict[str, Any]) -> None:
     """The champion's first metric on both, as far as there are labels, and its accuracy as its confidence has it."""
     options, level = params.drift, params.evaluate.confidence
-    metric, report["metric"] = task.metrics[0].name, task.metrics[0].title
+    metric = task.metrics[0].name
     for name, asked in (("reference", reference), ("window", window)):
         if asked and asked[1].judged.any():
             report[name]["metric"] = float(task.measure(asked[1].statistics.sum(axis=0))[metric])

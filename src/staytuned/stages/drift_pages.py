@@ -41,7 +41,8 @@ how often it is at least so large where nothing drifted, by windows drawn at ran
 {% for name, why in skipped.items() %}<p>Not checked: {{ name }}; {{ why }}.</p>{% endfor %}
 <h2>How good the champion is</h2>
 <table><tr><th><th>reference<th>new rows</tr>
-<tr><td>{{ metric }}, measured<td>{{ figure(reference.metric) }}<td>{{ figure(window.metric, window.interval) }}</tr>
+<tr><td>{{ metric.title }}, measured<td>{{ figure(reference.metric) }}
+<td>{{ figure(window.metric, window.interval) }}</tr>
 <tr><td>accuracy, estimated without labels<td>–<td>
 {{ figure(estimated_accuracy.value, estimated_accuracy.interval) if estimated_accuracy else "–" }}</tr></table>
 <h2>What moved</h2>

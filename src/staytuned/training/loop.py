@@ -58,7 +58,8 @@ def fit(
     steps = steps_in(len(train), params)
     factor = _warmup_then_decay(steps, params.warmup)
     per_epoch = steps // params.epochs
-    evaluate_at = {round(per_epoch * k / params.evaluations_per_epoch) for k in range(1, steps + 1)} | {steps}
+    evaluations = params.epochs * params.evaluations_per_epoch
+    evaluate_at = {round(per_epoch * k / params.evaluations_per_epoch) for k in range(1, evaluations + 1)} | {steps}
     for places in itertools.islice(_all_batches(train, params), training.step, None):
         training.step += 1
         for group, rate in zip(optimizer.param_groups, rates, strict=True):

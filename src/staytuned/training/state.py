@@ -76,7 +76,8 @@ def _random_states() -> list[torch.Tensor]:
 
 def _copied(tree: Any) -> Any:
     if isinstance(tree, torch.Tensor):
-        return gathered(tree.detach()).clone(memory_format=torch.contiguous_format)
+        whole = gathered(tree.detach())  # a second copy on the GPU could be more than it holds
+        return whole.to("cpu", copy=True, memory_format=torch.contiguous_format)
     if isinstance(tree, dict):
         return {key: _copied(value) for key, value in tree.items()}
     return [_copied(value) for value in tree] if isinstance(tree, list | tuple) else tree
