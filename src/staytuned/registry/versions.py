@@ -144,7 +144,7 @@ class Registry:
 
     @answering()
     def end_what_was_cut_off(self) -> None:
-        """Mark runs of this workspace as killed that nobody ended; in a registry of its own all are, if it moved too."""
+        """Mark runs of this workspace as killed that nobody ended; in a registry of its own all are."""
         own = self.params.registry.tracking_uri is None
         for left in self.client.search_runs([self.experiment], "attributes.status = 'RUNNING'"):
             if own or left.data.tags.get(HOLDER) == holder_of(self.workspace):
