@@ -65,7 +65,8 @@ def fit(
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor(training.step - 1)
         batch = task.batch(train, places, numpy.random.default_rng([params.seed, training.step]))
-        at_once = min(params.micro_batch or batch.size, batch.size)
+        share = -(-batch.size // params.processes)
+        at_once = min(params.micro_batch or share, share)
         with memory_for(at_once, int(train.lengths[places].max()), task.divisible):
             training.losses.append(train_step(task, model, optimizer, batch, params))
         step_done()
