@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from staytuned import pipeline
+from staytuned import pipeline, start
 from staytuned.errors import StageError, TrainingError
 from staytuned.files import sha256
 from staytuned.params import Params
@@ -44,10 +44,11 @@ def trained_again(workspace: Workspace, params: Params) -> str:
     """SHA-256 of the weights of another training, in a folder of its own that looks at the workspace's inputs."""
     with tempfile.TemporaryDirectory(dir=workspace.var) as scratch:
         place = Workspace(Path(scratch).resolve())
-        for name in ["params.yaml", "dvc.yaml", "data", *params.model.folders]:
-            if (workspace.root / name).exists() and not (place.root / name).exists():
-                (place.root / name).parent.mkdir(parents=True, exist_ok=True)
-                (place.root / name).symlink_to(workspace.root / name)
+        for name in ("dvc.yaml", "data"):
+            (place.root / name).symlink_to(workspace.root / name)
+        shutil.copy(workspace.params, place.root)
+        folders = [str((workspace.root / folder).resolve()) for folder in params.model.folders]
+        start.change(place.params, {"model": {"folders": folders}})
         place.reports.mkdir()
         shutil.copy(workspace.reports / "encoding.json", place.reports)
         environment = os.environ | {DRIVER: str(os.getpid())}
