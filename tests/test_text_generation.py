@@ -13,14 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
+from safetensors.torch import load_file, save_file
 from shell import staytuned
 from tiny import BAD, GOOD, THINGS, make_rows, set_params
 from tiny_generators import make_decoder, make_encoder_decoder, travel
 from tokenizers import Tokenizer
 
 from staytuned.errors import ParamsError
+from staytuned.files import read_json, write_json
 from staytuned.modelling import text_metrics
 from staytuned.modelling.examples import Examples
+from staytuned.modelling.heads import backbone, load_weights
 from staytuned.modelling.language import base_model, generate
 from staytuned.params import Params
 from staytuned.predictor import Predictor, frame_of
@@ -138,6 +141,22 @@ def test_an_encoder_decoder_reads_the_prompt_and_learns_the_target(both: Path) -
         "prompt": 10,
         "truncated": False,
     }
+
+
+def test_a_t5_whose_output_is_not_its_embeddings_is_loaded_as_it_was_trained(tmp_path: Path) -> None:
+    """T5 1.1 and Flan-T5 are such; transformers ties the two where it makes a model with random weights."""
+    make_encoder_decoder(tmp_path / "base", WORDS)
+    config = read_json(tmp_path / "base" / "config.json")
+    write_json(tmp_path / "base" / "config.json", config | {"tie_word_embeddings": False})
+    weights = load_file(tmp_path / "base" / "model.safetensors")
+    other = {"lm_head.weight": torch.randn_like(weights["shared.weight"])}
+    save_file(weights | other, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    trained = backbone("AutoModelForSeq2SeqLM", tmp_path / "base", 0.0, pretrained=True).eval()
+    trained.config.save_pretrained(tmp_path / "kept")
+    loaded = backbone("AutoModelForSeq2SeqLM", tmp_path / "kept", 0.0, pretrained=False).eval()
+    load_weights(loaded, trained.state_dict())
+    words = {"input_ids": torch.tensor([[5, 6, 1]]), "decoder_input_ids": torch.tensor([[0, 7]])}
+    assert torch.equal(loaded(**words).logits, trained(**words).logits)
 
 
 @pytest.mark.parametrize("model", ["decoder", "encoder-decoder"])

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from staytuned.entry_points import class_at
 from staytuned.files import read_json
 from staytuned.modelling.examples import Examples
-from staytuned.modelling.heads import backbone
+from staytuned.modelling.heads import backbone, load_weights
 
 if TYPE_CHECKING:
     from staytuned.tasks import Task
@@ -29,7 +29,7 @@ class Predictor:
         self.task.read(folder)
         self.task.adapt(self.tokenizer, about["max_tokens"])
         self.model = self.task.model(backbone(self.task.kind, folder, 0.0, pretrained=False), 0.0).eval()
-        self.model.load_state_dict(load_file(folder / "model.safetensors"))
+        load_weights(self.model, load_file(folder / "model.safetensors"))
 
     def examples(self, frame: pandas.DataFrame) -> Examples:
         """The rows of a frame, encoded."""

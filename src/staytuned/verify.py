@@ -7,7 +7,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from staytuned import pipeline, start
+from ruamel.yaml import YAML
+
+from staytuned import pipeline
 from staytuned.errors import StageError, TrainingError
 from staytuned.files import sha256
 from staytuned.params import Params
@@ -46,9 +48,10 @@ def trained_again(workspace: Workspace, params: Params) -> str:
         place = Workspace(Path(scratch).resolve())
         for name in ("dvc.yaml", "data"):
             (place.root / name).symlink_to(workspace.root / name)
-        shutil.copy(workspace.params, place.root)
-        folders = [str((workspace.root / folder).resolve()) for folder in params.model.folders]
-        start.change(place.params, {"model": {"folders": folders}})
+        yaml = YAML()
+        copied = yaml.load(workspace.params)
+        copied["model"]["folders"] = [str((workspace.root / folder).resolve()) for folder in params.model.folders]
+        yaml.dump(copied, place.params)
         place.reports.mkdir()
         shutil.copy(workspace.reports / "encoding.json", place.reports)
         environment = os.environ | {DRIVER: str(os.getpid())}

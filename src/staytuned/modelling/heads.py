@@ -35,6 +35,19 @@ def backbone(kind: str, folder: Path, dropout: float, pretrained: bool) -> Any:
     return with_quick_layers(model)
 
 
+def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Load weights into a model with random ones.
+
+    transformers ties the output of a T5 to its embeddings, in those too whose weights differ (T5 1.1, Flan-T5), which
+    it notices where it loads a checkpoint itself; here they part again.
+    """
+    model.load_state_dict(weights)
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        if not torch.equal(parameter, weights[name]):
+            owner, _, own_name = name.rpartition(".")
+            setattr(model.get_submodule(owner), own_name, torch.nn.Parameter(weights[name].clone()))
+
+
 def with_quick_layers(model: Any) -> Any:
     """The model, its layers of dropout, and its linear ones where that pays, exchanged for staytuned's."""
     quick: dict[type, type] = {torch.nn.Dropout: Dropout}
