@@ -43,7 +43,8 @@ def ask(workspace: Workspace, params: Params) -> Answer:
     ledger, key, drift = Ledger.of(workspace, params), key_of(workspace, params), _drift(workspace)
     entries, champion = ledger.entries(), pin.wanted(ledger)["champion"]
     serving = workspace.pin / "champion"
-    batches, unserved = _new_batches(workspace, serving, workspace.candidate), _new_batches(workspace, serving)
+    accepted = Counter(pyarrow.parquet.read_table(workspace.accepted, columns=["batch"])["batch"].to_pylist())
+    batches, unserved = _new_to([serving, workspace.candidate], accepted), _new_to([serving], accepted)
     before = [entry.facts for entry in entries if entry.kind == TRIGGER]
     now: dict[str, Any] = {
         "champion": champion["version"] if champion else None,
@@ -93,12 +94,11 @@ def _days_since(entry: Entry) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(entry.when)).total_seconds() / 86400
 
 
-def _new_batches(workspace: Workspace, *models: Path) -> dict[str, int]:
-    """Accepted rows of each batch that was not there yet when the models were trained."""
+def _new_to(models: list[Path], accepted: dict[str, int]) -> dict[str, int]:
+    """Of the accepted rows of each batch, those of batches that were not there yet when the models were trained."""
     about = [folder / "staytuned.json" for folder in models]
-    known = {batch for file in about if file.exists() for batch in read_json(file)["batches"]}
-    accepted = pyarrow.parquet.read_table(workspace.accepted, columns=["batch"])["batch"].to_pylist()
-    return dict(Counter(batch for batch in accepted if batch not in known))
+    known = {batch for file in about if file.exists() for batch in read_json(file).get("batches", [])}
+    return {batch: rows for batch, rows in accepted.items() if batch not in known}
 
 
 def _drift(workspace: Workspace) -> dict[str, Any] | None:

@@ -60,7 +60,8 @@ class History:
         task.read(base)
         everything = _everything(workspace, number)
         frames = {side: rows_of(workspace, side) for side in SIDES}
-        lacking = [side for side in SIDES if not (frames[side]["batch"] == batches[0].batch[:16]).any()]
+        arrival = {side: frame["batch"].map(number).to_numpy() for side, frame in frames.items()}
+        lacking = [side for side in SIDES if 0 not in arrival[side]]
         if lacking:
             raise DataError(
                 f"the first batch, {batches[0].file}, has no row for {' and '.join(lacking)}, so no model could "
@@ -71,7 +72,7 @@ class History:
             params,
             base,
             {side: Side(frames[side], Examples.read(workspace.encoded / f"{side}.arrow")) for side in SIDES},
-            {side: frame["batch"].map(number).to_numpy() for side, frame in frames.items()},
+            arrival,
             everything,
             embedded(texts_of(everything), base, params.encode.max_tokens, workspace.embeddings),
             [batch.file for batch in batches],
