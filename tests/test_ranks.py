@@ -1,6 +1,8 @@
 """Several processes learn what one does."""
 
 import csv
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -23,8 +25,9 @@ def points(workspace: Workspace) -> list[list[float]]:
 
 
 def test_two_processes_have_the_losses_of_one_at_the_same_batch_though_their_shares_are_unequal(
-    workspace: Workspace,
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "nobody")  # of an earlier launcher: nobody is asked where none started us
     found = []
     for processes in (1, 2):
         # of 9 rows one has 5, the other 4
@@ -34,6 +37,15 @@ def test_two_processes_have_the_losses_of_one_at_the_same_batch_though_their_sha
     assert len(found[0]) == 2
     for before, after in zip(*found, strict=True):
         assert after == pytest.approx(before, rel=1e-4)
+
+
+def test_processes_that_a_launcher_started_learn_what_our_own_do(workspace: Workspace) -> None:
+    set_params(workspace, train__processes=2)
+    train.run(workspace, Params.read(workspace.params))
+    expected = sha256(workspace.candidate / "model.safetensors")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*launcher, "-m", "staytuned.stages", "train"], cwd=workspace.root, check=True, timeout=300)
+    assert sha256(workspace.candidate / "model.safetensors") == expected
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 0.05])

@@ -58,7 +58,8 @@ def together(count: int, root: Path, device: torch.device) -> Iterator[None]:
         others = [_start(number, root, Path(scratch), environment) for number in numbers]
         try:
             _await(others, Path(scratch))
-            _join(int(os.environ.get("RANK", 0)), count, os.environ.get(MEETING) or f"{scratch}/meeting", device)
+            meeting = None if launched == count and MEETING not in os.environ else f"{scratch}/meeting"
+            _join(int(os.environ.get("RANK", 0)), count, os.environ.get(MEETING, meeting), device)
             yield
         except (RuntimeError, ConnectionError) as error:
             raise _ended(others, Path(scratch), error) from error
@@ -90,17 +91,17 @@ def _await(others: "list[subprocess.Popen[bytes]]", scratch: Path) -> None:
         time.sleep(0.05)
 
 
-def _join(number: int, count: int, meeting: str, device: torch.device) -> None:
+def _join(number: int, count: int, meeting: str | None, device: torch.device) -> None:
+    """Find the others by the file ``meeting``; without one, as their launcher says."""
     backend = "gloo"
     if device.type == "cuda":
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", number)))
-    by_launcher = "MASTER_ADDR" in os.environ and MEETING not in os.environ
-    if not by_launcher:
+    if meeting:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
         Path(f"{meeting}.{number}").touch()
-    method = "env://" if by_launcher else f"file://{meeting}"
+    method = f"file://{meeting}" if meeting else "env://"
     distributed.init_process_group(backend, method, timeout=PATIENCE, rank=number, world_size=count)
 
 
