@@ -108,6 +108,19 @@ def test_a_run_that_is_done_is_not_done_again(workspace: Workspace, report: dict
     assert again["runs"] == report["runs"]
 
 
+def test_to_tune_how_training_goes_on_costs_only_the_policy_that_does(
+    workspace: Workspace, report: dict[str, Any]
+) -> None:
+    before = set((workspace.var / "backtest").iterdir())
+    replay = Params.read(workspace.params).train.replay
+    set_params(workspace, train__replay=0.5)
+    other = backtest(workspace, POLICIES, [1])
+    assert len(set((workspace.var / "backtest").iterdir()) - before) == 1
+    assert [run_of(other, name) == run_of(report, name) for name in POLICIES] == [True, True, True, False]
+    set_params(workspace, train__replay=replay)
+    assert backtest(workspace, POLICIES, [1])["runs"] == report["runs"]
+
+
 def test_the_same_seed_gives_the_same_run(history: History, report: dict[str, Any]) -> None:
     policy = policy_of("periodic-2", "base")
     assert simulate(history, [policy], 1) == {"periodic-2": run_of(report, "periodic-2")}

@@ -25,6 +25,7 @@ from staytuned.progress import bar
 from staytuned.workspace import Workspace
 
 NEEDED = ("validate", "split", "encode")  # stages whose outputs a backtest reads
+GOING_ON = ("start", "replay", "continued_rate")  # of the train section: what training from the base model does not read
 
 
 def backtest(workspace: Workspace, names: list[str], seeds: list[int]) -> dict[str, Any]:
@@ -114,6 +115,8 @@ def _key(workspace: Workspace, history: History, policy: Policy, seed: int) -> s
     """What a run depends on: the rows as encoded, the policy, the seed and the params that it looks at."""
     sections = ("task", "model", "encode", "train", "evaluate", "gate", "drift", "triggers")
     params = {name: history.params.section(name) for name in sections if policy.gated or name not in sections[4:]}
+    if policy.start == "base":
+        params["train"] = {name: value for name, value in params["train"].items() if name not in GOING_ON}
     encoded = [sha256(path) for path in sorted(workspace.encoded.glob("*.arrow"))]
     facts = [policy.name, policy.start, seed, params, encoded, history.arrivals]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
