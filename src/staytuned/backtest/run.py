@@ -25,7 +25,7 @@ from staytuned.progress import bar
 from staytuned.workspace import Workspace
 
 NEEDED = ("validate", "split", "encode")  # stages whose outputs a backtest reads
-GOING_ON = ("start", "replay", "continued_rate")  # of the train section: what training from the base model does not read
+GOING_ON = ("start", "replay", "continued_rate")  # of the train section: not read by training from the base model
 
 
 def backtest(workspace: Workspace, names: list[str], seeds: list[int]) -> dict[str, Any]:
