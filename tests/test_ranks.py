@@ -43,6 +43,7 @@ def test_processes_that_a_launcher_started_learn_what_our_own_do(workspace: Work
     set_params(workspace, train__processes=2)
     train.run(workspace, Params.read(workspace.params))
     expected = sha256(workspace.candidate / "model.safetensors")
+    (workspace.candidate / "model.safetensors").unlink()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     subprocess.run([*launcher, "-m", "staytuned.stages", "train"], cwd=workspace.root, check=True, timeout=300)
     assert sha256(workspace.candidate / "model.safetensors") == expected

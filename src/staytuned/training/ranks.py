@@ -58,8 +58,8 @@ def together(count: int, root: Path, device: torch.device) -> Iterator[None]:
         others = [_start(number, root, Path(scratch), environment) for number in numbers]
         try:
             _await(others, Path(scratch))
-            meeting = None if launched == count and MEETING not in os.environ else f"{scratch}/meeting"
-            _join(int(os.environ.get("RANK", 0)), count, os.environ.get(MEETING, meeting), device)
+            meeting = f"{scratch}/meeting" if launched == 1 else os.environ.get(MEETING)
+            _join(int(os.environ.get("RANK", 0)), count, meeting, device)
             yield
         except (RuntimeError, ConnectionError) as error:
             raise _ended(others, Path(scratch), error) from error
