@@ -6,6 +6,7 @@ import numpy
 import pyarrow
 import pyarrow.parquet
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -17,7 +18,7 @@ from staytuned.files import read_json, sha256, write_json
 from staytuned.modelling.examples import Examples, list_array
 from staytuned.params import Params
 from staytuned.stages import encode, split, train
-from staytuned.training.continual import with_replay
+from staytuned.training.continual import mean_with, with_replay
 from staytuned.workspace import Workspace
 
 
@@ -82,12 +83,33 @@ def test_what_the_champion_learned_counts_as_learned_whether_replayed_or_not(wor
 
 
 def test_it_starts_at_the_champions_weights_and_not_at_the_base_models(workspace: Workspace) -> None:
-    set_params(workspace, train__learning_rate=1e-9, train__epochs=1, train__sharpness=0.0)
+    rates = {"train__learning_rate": 1e-9, "train__champion_share": 0.0}
+    set_params(workspace, train__epochs=1, train__sharpness=0.0, **rates)
     train.run(workspace, Params.read(workspace.params))
     champion, found = (
         load_file(folder / "model.safetensors") for folder in (workspace.pin / "start", workspace.candidate)
     )
     assert all(numpy.allclose(champion[name], found[name], atol=1e-5) for name in champion)
+
+
+def test_it_is_the_mean_of_what_it_learned_and_the_champion(workspace: Workspace) -> None:
+    made = {}
+    for share in (0.0, 0.4):
+        set_params(workspace, train__champion_share=share)
+        train.run(workspace, Params.read(workspace.params))
+        made[share] = load_file(workspace.candidate / "model.safetensors")
+    champion = load_file(workspace.pin / "start" / "model.safetensors")
+    moved = [name for name in champion if not numpy.allclose(champion[name], made[0.0][name], atol=1e-4)]
+    assert moved
+    for name in champion:
+        assert numpy.allclose(0.4 * champion[name] + 0.6 * made[0.0][name], made[0.4][name], atol=1e-6)
+
+
+def test_whole_numbers_among_the_weights_have_no_mean() -> None:
+    champion, learned = ({"weight": torch.tensor([value]), "steps": torch.tensor([7])} for value in (1.0, 2.0))
+    mean = mean_with(champion, learned, 0.25)
+    assert mean["weight"].tolist() == [1.75]
+    assert mean["steps"].tolist() == [7]
 
 
 def test_the_same_start_gives_the_same_bits(workspace: Workspace) -> None:

@@ -144,6 +144,7 @@ class Train(Section):
     start: Literal["base", "champion"]
     replay: Annotated[float, Field(ge=0)]
     continued_rate: Positive
+    champion_share: Annotated[float, Field(ge=0, lt=1)]
     processes: Count
     sharded: bool
     device: Literal["auto", "cpu", "cuda"]

@@ -23,7 +23,7 @@ from staytuned.models import base_of
 from staytuned.params import Params
 from staytuned.sections import Train
 from staytuned.tasks import Side, Task
-from staytuned.training.continual import continued
+from staytuned.training.continual import continued, mean_with
 from staytuned.training.cost import tokens_of
 from staytuned.training.loop import fit, steps_in
 from staytuned.training.state import Weights
@@ -142,7 +142,10 @@ def learn(
 
     weights, _ = fit(history.task, model, train, validation, options, lambda point: None, step_done)
     tokens = tokens_of(train, options) * done / steps_in(len(train), options)
-    learned = rows if before is None else numpy.union1d(rows, before.learned)
+    learned = rows
+    if before:
+        weights = mean_with(before.weights, weights, options.champion_share)
+        learned = numpy.union1d(rows, before.learned)
     model.load_state_dict(weights)
     said = predict(history, model, history.sides[TEST].frame)
     return Version(number, arrival, learned, weights, said, round(tokens))

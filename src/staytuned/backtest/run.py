@@ -25,7 +25,7 @@ from staytuned.progress import bar
 from staytuned.workspace import Workspace
 
 NEEDED = ("validate", "split", "encode")  # stages whose outputs a backtest reads
-GOING_ON = ("start", "replay", "continued_rate")  # of the train section: not read by training from the base model
+GOING_ON = ("start", "replay", "continued_rate", "champion_share")  # of the train section: for the champion alone
 
 
 def backtest(workspace: Workspace, names: list[str], seeds: list[int]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from staytuned.progress import bar
 from staytuned.tasks import Side, Task
 from staytuned.training import ranks
 from staytuned.training.checkpoint import Checkpoints, write_tensors
-from staytuned.training.continual import champion_to_start_from, check_continues, continued, with_replay
+from staytuned.training.continual import champion_to_start_from, check_continues, continued, mean_with, with_replay
 from staytuned.training.cost import tokens_of
 from staytuned.training.loop import fit, steps_in
 from staytuned.training.origin import origin_of
@@ -82,6 +82,8 @@ def _train(workspace: Workspace, params: Params) -> None:
         return
     if options.frozen:
         weights = model.state_dict() | weights
+    if before:
+        weights = mean_with(load_file(before / "model.safetensors"), weights, options.champion_share)
     _save(workspace.candidate, model, weights, base)
     learned = row_hashes({*train.names, *validation.examples.names})
     if before:

@@ -1,7 +1,8 @@
 """Continual training: on from the champion, on the rows that are new to it and a replay of old ones.
 
 Replay keeps what was learned from earlier rows at a fraction of their cost (Robins 1995; for language models
-de Masson d'Autume et al. 2019, section 3).
+de Masson d'Autume et al. 2019, section 3), and so does, at no cost, the mean of the champion's weights and the new ones
+(Wortsman et al. 2022, section 3).
 """
 
 from pathlib import Path
@@ -15,6 +16,7 @@ from staytuned.modelling.examples import Examples
 from staytuned.params import Params
 from staytuned.sections import Train
 from staytuned.tasks import Task
+from staytuned.training.state import Weights
 from staytuned.workspace import Workspace
 
 
@@ -28,6 +30,14 @@ def continued(options: Train) -> Train:
     """The options where training goes on: a lower rate forgets less, and the head does not start from nothing."""
     rate = (options.head_learning_rate if options.frozen else options.learning_rate) * options.continued_rate
     return options.model_copy(update={"learning_rate": rate, "head_learning_rate": rate})
+
+
+def mean_with(champion: Weights, learned: Weights, share: float) -> Weights:
+    """The champion's weights at ``share``, those learned from them at the rest; whole numbers are the learned ones."""
+    return {
+        name: weight.lerp(champion[name], share) if weight.is_floating_point() else weight
+        for name, weight in learned.items()
+    }
 
 
 def check_continues(champion: Path, params: Params, task: Task, base: str) -> None:
