@@ -25,6 +25,8 @@ from staytuned.progress import bar
 from staytuned.workspace import Workspace
 
 NEEDED = ("validate", "split", "encode")  # stages whose outputs a backtest reads
+LEARNING = ("task", "model", "encode", "train")  # sections that every policy reads
+JUDGING = ("evaluate", "gate", "drift", "triggers")  # those that the gated one reads too
 GOING_ON = ("start", "replay", "continued_rate", "champion_share")  # of the train section: for the champion alone
 
 
@@ -113,8 +115,8 @@ def _quiet() -> None:
 
 def _key(workspace: Workspace, history: History, policy: Policy, seed: int) -> str:
     """What a run depends on: the rows as encoded, the policy, the seed and the params that it looks at."""
-    sections = ("task", "model", "encode", "train", "evaluate", "gate", "drift", "triggers")
-    params = {name: history.params.section(name) for name in sections if policy.gated or name not in sections[4:]}
+    sections = LEARNING + JUDGING if policy.gated else LEARNING
+    params = {name: history.params.section(name) for name in sections}
     if policy.start == "base":
         params["train"] = {name: value for name, value in params["train"].items() if name not in GOING_ON}
     encoded = [sha256(path) for path in sorted(workspace.encoded.glob("*.arrow"))]
