@@ -83,12 +83,22 @@ def test_the_page_says_what_was_decided_registered_and_kept_and_shows_the_matrix
     params = Params.read(workspace.params)
     file = write_csv(tmp_path / "rows.csv", make_rows(9))
     batch, _ = batches.add(workspace, Reader(file, params.ingest.columns, params.ingest.encodings))
-    write_json(workspace.candidate / "staytuned.json", {"best": {"step": 70, "epoch": 1.5, "validation_score": 0.83}})
+    best = {"step": 70, "epoch": 1.5, "validation_score": 0.83}
+    about = {"best": best, "start": {"version": 3}, "train": {"champion_share": 0.4}}
+    write_json(workspace.candidate / "staytuned.json", about)
     now = json.loads(json.dumps(NOW))
     for found in now["models"].values():
         found["batches"] = {batch.batch[:16]: found["slices"]["shop"]}
     write_page(workspace, ENTRIES, now, Decision("HOLD", ["macro-F1 -0.030 <b>"]), 4)
     page = workspace.decision_page.read_text()
-    for said in ("<h1>HOLD</h1>", "version 4", "step 70 (epoch 1.5)", "0.830", "-0.030 &lt;b&gt;", "rows.csv, 20"):
+    for said in (
+        "<h1>HOLD</h1>",
+        "version 4",
+        "step 70 (epoch 1.5)",
+        "0.830",
+        "-0.030 &lt;b&gt;",
+        "rows.csv, 20",
+        "on, at 0.4",
+    ):
         assert said in page
     assert page.count("+0.120") == 1 and page.count("+0.030") == 1 and "//" not in page

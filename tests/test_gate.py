@@ -39,15 +39,19 @@ def report(**differences: tuple[float, float]) -> Report:
         "before": "frozen embeddings",
         "test": {"rows": 200},
         "models": {
-            "candidate": {"metrics": {"accuracy": 0.8, "macro_f1": 0.75, "calibration_error": 0.05}},
+            "candidate": {"metrics": {"accuracy": 0.8, "macro_f1": 0.75, "calibration_error": 0.05}, "slices": {}},
             "base": {"metrics": {"accuracy": 0.7, "macro_f1": 0.6, "calibration_error": 0.05}},
         },
         "comparisons": {},
+        "sources": {"shop": {"rows": 50}},
+        "behaviour": {},
     }
     versions = {"champion": 6 if "best" in differences else 4, "best": 4}
     for name, (low, high) in differences.items():
         found["models"][name] = {"metrics": {"accuracy": 0.8, "macro_f1": 0.75}, "version": versions[name]}
-        found["comparisons"][name] = {"macro_f1": {"difference": (low + high) / 2, "interval": [low, high]}}
+        difference = {"difference": (low + high) / 2, "interval": [low, high]}
+        found["comparisons"][name] = {"macro_f1": difference}
+        found["sources"]["shop"][name] = difference
     return found
 
 
@@ -139,7 +143,7 @@ def test_decisions(evidence: Report, standing: Standing, outcome: str, reason: s
 
 def test_all_that_blocks_is_told() -> None:
     bad = with_value(report(champion=(-0.3, -0.1)), "models.candidate.metrics.accuracy", 0.5)
-    assert len(decide(bad, SECOND, POLICY).reasons) == 2  # floor, champion
+    assert len(decide(bad, SECOND, POLICY).reasons) == 3  # floor, champion, champion on the source
 
 
 NEEDED = [
@@ -162,6 +166,12 @@ NEEDED = [
     "comparisons.best",
     "test",
     "test.rows",
+    "sources",
+    "sources.shop.rows",
+    "sources.shop.champion",
+    "sources.shop.best.interval",
+    "behaviour",
+    "models.candidate.slices",
 ]
 COMPLETE = report(champion=(0.01, 0.03), best=(0.01, 0.03))
 
@@ -213,7 +223,7 @@ def test_too_few_test_rows_hide_no_missed_bound_and_no_loss() -> None:
     few = with_value(
         with_value(report(champion=(-0.3, -0.1)), "test.rows", 99), "models.candidate.metrics.accuracy", 0.5
     )
-    rows, accuracy, champion = decide(few, SECOND, POLICY).reasons
+    rows, accuracy, champion, _of_source = decide(few, SECOND, POLICY).reasons
     assert "99 test rows" in rows
     assert "accuracy 0.500 < gate.bounds.accuracy 0.6" in accuracy
     assert "worse" in champion
@@ -333,6 +343,11 @@ def test_what_was_learned_of_a_source_may_not_be_forgotten(evidence: Report, out
     assert any(reason in line for line in decision.reasons)
 
 
+def test_a_source_with_too_few_rows_to_ask_about_is_named() -> None:
+    decision = decide(on_sources(shop=(-0.3, -0.1, 49), film=(0.1, 0.2, 50)), SECOND, POLICY)
+    assert "under the 50 test rows of gate.sources.min_rows, so not asked: shop (49)" in decision.reasons
+
+
 def test_a_bound_holds_on_each_source_that_has_rows_enough() -> None:
     policy = POLICY.model_copy(update={"sources": Sources(min_rows=50, margin=0.05, bounds={"accuracy": 0.7})})
     evidence = report()
@@ -368,7 +383,10 @@ def test_a_failed_behavioural_check_blocks() -> None:
 
 def perplexity(candidate: float, base: float, interval: list[float]) -> Report:
     """A report on a metric that is better the less it is."""
-    models = {"candidate": {"metrics": {"perplexity": candidate}}, "base": {"metrics": {"perplexity": base}}}
+    models: Report = {
+        "candidate": {"metrics": {"perplexity": candidate}, "slices": {}},
+        "base": {"metrics": {"perplexity": base}},
+    }
     models["champion"] = {"metrics": {"perplexity": 20.0}, "version": 4}
     return {
         "metrics": [{"name": "perplexity", "title": "perplexity", "higher_is_better": False}],
@@ -376,6 +394,8 @@ def perplexity(candidate: float, base: float, interval: list[float]) -> Report:
         "test": {"rows": 200},
         "models": models,
         "comparisons": {"champion": {"perplexity": {"difference": sum(interval) / 2, "interval": interval}}},
+        "sources": {},
+        "behaviour": {},
     }
 
 

@@ -110,6 +110,7 @@ def _judged(history: History, policy: Policy, state: State, candidate: Version, 
     for name in ("champion", "best"):
         if name in models:
             report["models"][name]["version"] = models[name].number
+    report["behaviour"] = {}  # not checked here
     # what is the same for all policies: the budgets, and the gain over a base that is not judged here
     left_out = {"max_megabytes": None, "max_milliseconds": None, "min_gain": 0.0}
     policy_of_gate = history.params.gate.model_copy(update=left_out)

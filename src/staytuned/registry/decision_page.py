@@ -20,7 +20,7 @@ border-bottom:1px solid #ddd;text-align:right}th:first-child,td:first-child{text
 <p>{% if version %}Registered as version {{ version }}.{% else %}Nothing was registered; the champion stays.{% endif %}
 Of the training, step {{ best.step }} (epoch {{ "%.1f" % best.epoch }}) was kept: validation score
 {{ "%.3f" % best.validation_score }}.{% if start %} The candidate is the mean of these weights and those of version
-{{ start.version }}, from which it went on, at <code>train.champion_share</code> {{ share }}.{% endif %}</p>
+{{ start.version }}, from which it went on, at {{ "%g" % share }} (<code>train.champion_share</code>).{% endif %}</p>
 <ul>{% for reason in decision.reasons %}<li>{{ reason }}{% endfor %}</ul>
 <p><a href="evaluation/report.html">The evaluation</a> · <a href="drift/report.html">what drifted</a> ·
 <a href="data-docs/index.html">Data Docs</a></p>
@@ -56,14 +56,15 @@ def write_page(
 
     matrix, metric = columns(entries, report), report["metrics"][0]
     last, about = matrix[-1].figures, read_json(workspace.candidate / "staytuned.json")
+    start = about["start"]
     batches = {batch.batch[:16]: f"{batch.file}, {batch.arrived[:10]}" for batch in manifest(workspace)}
     page = jinja2.Environment(autoescape=True).from_string(PAGE)
     text = page.render(
         decision=decision,
         version=version,
         best=about["best"],
-        start=about["start"],
-        share=about["train"]["champion_share"],
+        start=start,
+        share=start and about["train"]["champion_share"],
         metric=metric["title"],
         matrix=matrix,
         places={

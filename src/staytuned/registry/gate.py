@@ -48,15 +48,25 @@ def decide(report: dict[str, Any], standing: Standing, policy: Gate) -> Decision
         title = f"against {'champion' if name == 'champion' else 'best version'} {version}"
         whole = report["comparisons"][name][report["metrics"][0]["name"]]
         _not_inferior(report, whole, title, "gate.margin", policy.margin, 0.0, (blocks, holds, passes))
-        for source, found in report.get("sources", {}).items():
-            if name in found and found["rows"] >= policy.sources.min_rows:
+        for source, found in report["sources"].items():
+            if found["rows"] >= policy.sources.min_rows:
                 key, margin = "gate.sources.margin", policy.sources.margin
                 _not_inferior(report, found[name], f"{title} on {source}", key, margin, margin, (blocks, holds, passes))
+    if standing.champion is not None:
+        passes += _not_asked(report["sources"], policy)
     if blocks:
         return Decision("BLOCK", blocks)
     if holds:
         return Decision("HOLD", holds)
     return Decision("PROMOTE", passes)
+
+
+def _not_asked(sources: dict[str, Any], policy: Gate) -> list[str]:
+    """Sources with too few test rows to show what was forgotten of them, in words."""
+    few = [f"{name} ({found['rows']})" for name, found in sources.items() if found["rows"] < policy.sources.min_rows]
+    if not few:
+        return []
+    return [f"under the {policy.sources.min_rows} test rows of gate.sources.min_rows, so not asked: {', '.join(few)}"]
 
 
 def _not_inferior(
@@ -99,7 +109,7 @@ def _behaviour(report: dict[str, Any]) -> list[str]:
     """Behavioural checks of which too few cases pass."""
     return [
         f"behaviour: {check['passed']} of {check['cases']} cases of {name!r} pass, under its share {check['share']:g}"
-        for name, check in report.get("behaviour", {}).items()
+        for name, check in report["behaviour"].items()
         if check["passed"] < check["share"] * check["cases"]
     ]
 
@@ -123,6 +133,11 @@ def _missing(report: dict[str, Any], standing: Standing, policy: Gate) -> list[s
     ]
     if not metrics:
         found.append("no metrics: missing evidence")
+    found += [
+        f"no {path[-1]}: missing evidence"
+        for path in (("sources",), ("behaviour",), ("models", "candidate", "slices"))
+        if not isinstance(_at(report, *path), dict)
+    ]
     if not _numbers(_at(report, "test", "rows")):
         found.append("no count of the test rows: missing evidence")
     for name, version in _rivals(standing).items():
@@ -136,7 +151,21 @@ def _missing(report: dict[str, Any], standing: Standing, policy: Gate) -> list[s
             found.append(f"no interval of the difference to the {name}: missing evidence")
         elif not _numbers(_at(difference, "difference"), *interval):
             found.append(f"the difference to the {name} is no number: missing evidence")
+        found += _missing_of_sources(_at(report, "sources"), name, policy)
     return found
+
+
+def _missing_of_sources(sources: Any, name: str, policy: Gate) -> list[str]:
+    """Sources that must be asked about and of which there is no difference to a rival."""
+    return [
+        f"no difference to the {name} on {source}: missing evidence"
+        for source, found in (sources or {}).items()
+        if not _numbers(_at(found, "rows"))
+        or (
+            found["rows"] >= policy.sources.min_rows
+            and not _numbers(_at(found, name, "difference"), *(_at(found, name, "interval") or [None]))
+        )
+    ]
 
 
 def too_few(rows: Any, policy: Gate) -> list[str]:
@@ -185,7 +214,7 @@ def _bounds(report: dict[str, Any], policy: Gate) -> tuple[list[str], list[str]]
             1 if known[name]["higher_is_better"] else -1,
         )
         for name, bound in policy.sources.bounds.items()
-        for source, found in report["models"]["candidate"].get("slices", {}).items()
+        for source, found in report["models"]["candidate"]["slices"].items()
         if found["rows"] >= policy.sources.min_rows
     ]
     checks.append((f"gain in {first['title']} over {report['before']}", gain, "gate.min_gain", policy.min_gain, 1))
