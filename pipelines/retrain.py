@@ -89,6 +89,8 @@ def retrain(workspace: str = ".", only_if_needed: bool = False) -> Release | Ans
             for stage in stages:
                 if stage == situation.DEAR:
                     foretell(space, params)
+                    if not only_if_needed:  # else the question told
+                        situation.tell_drift(space, params)
                 with tracker.following():
                     run_stage(space.root, stage)
             with reloader(registry, params.train.threads) as reload:  # its process imports while the last stage runs

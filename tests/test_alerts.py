@@ -63,6 +63,13 @@ def test_a_failure_is_told_and_goes_on(receiver: Receiver) -> None:
     )
 
 
+def test_a_failure_within_a_failure_is_told_once(receiver: Receiver) -> None:
+    asked = params(receiver.url)
+    with pytest.raises(RegistryError), alerts.on_failure(asked), alerts.on_failure(asked):
+        raise RegistryError("the DVC remote could not be written")
+    assert len(receiver.got) == 1
+
+
 @pytest.mark.parametrize("error", [BusyError("another run"), KeyboardInterrupt()], ids=["busy", "Ctrl-C"])
 def test_what_is_no_failure_is_not_told(receiver: Receiver, error: BaseException) -> None:
     with pytest.raises(type(error)), alerts.on_failure(params(receiver.url)):

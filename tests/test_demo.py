@@ -1,14 +1,19 @@
-"""The demo: how its arrivals are cut, and what its table says. The demo itself is `make demo`."""
+"""The demo: how its arrivals are cut and played, and what its table says. The whole of it is `make demo`."""
 
 import csv
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from tiny import make_rows, set_params, write_csv
 
-from staytuned import demo_pages
+from staytuned import demo, demo_pages
 from staytuned.data.arrivals import arrivals
 from staytuned.data.example import FILES, HEADER
+from staytuned.params import Params
+from staytuned.registry.ledger import DECISION, PROMOTION, Ledger
+from staytuned.workspace import Workspace
 
 DOCUMENTS = 40  # of each source, of 3 rows each
 
@@ -97,3 +102,22 @@ def test_the_table_sets_means_and_costs_side_by_side(capsys: pytest.CaptureFixtu
 def test_the_chart_is_drawn_whatever_the_outcomes(tmp_path: Path) -> None:
     demo_pages.write_pages(tmp_path, REPORT)
     assert (tmp_path / "demo.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_an_arrival_that_was_cut_off_after_its_decision_is_told_whole(
+    road: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_params(road, triggers__new_rows=100)
+    file, known = write_csv(tmp_path / "02-shop.csv", make_rows(200, seed=5)), Ledger.of(road, Params.read(road.params))
+    before = len(known.entries())
+    with monkeypatch.context() as patch:
+        patch.setattr(demo, "_score", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            demo._arrive(road, file, {})
+    line, new = demo._arrive(road, file, {}), known.entries()[before:]
+    assert [entry["kind"] for entry in line["entries"]] == [entry.kind for entry in new]
+    (decision,) = [entry for entry in new if entry.kind == DECISION]
+    assert [entry.facts["version"] for entry in new if entry.kind == PROMOTION] == [2]
+    assert (line["outcome"], line["tokens"]) == (decision.facts["outcome"], decision.facts["tokens"])
+    assert line["tokens"] > 0 and set(line["champion"]) == set(line["first"])

@@ -76,6 +76,7 @@ def test_new_rows_wait_until_they_are_enough_and_then_a_model_is_trained(road: W
 
 @pytest.mark.slow
 def test_what_the_gate_blocked_is_told_again_with_its_reasons(road: Workspace, receiver: Receiver) -> None:
+    ingest(road, make_rows(200, seed=9))
     set_params(road, gate__bounds={"accuracy": 1.5}, gate__min_test_rows=1000)
     said = "accuracy 1.000 < gate.bounds.accuracy 1.5"
     run = staytuned(road, "run", **{alerts.FURTHER: receiver.url})

@@ -127,6 +127,14 @@ def test_what_the_ceiling_forbids_still_stands_in_the_reasons() -> None:
     assert answer.reasons == ["40.0 of 30 days since the last training"]
 
 
+def test_where_there_is_nothing_to_learn_no_trigger_asks_for_it() -> None:
+    due, asked = replace(QUIET, age=31.0), policy(max_age_days=30)
+    assert decide(due, asked).retrain
+    answer = decide(replace(due, cost=0), asked)
+    assert not answer.retrain
+    assert answer.waiting == ["no training row is new to the champion, from which training is to go on"]
+
+
 numbers = st.floats(-1, 1)
 measured = st.builds(
     Measured, st.just("accuracy"), st.booleans(), st.integers(1), numbers, st.tuples(numbers, numbers), numbers

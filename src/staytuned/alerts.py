@@ -70,12 +70,15 @@ def send(params: Params, kind: Kind, text: str) -> None:
 
 @contextmanager
 def on_failure(params: Params) -> Iterator[None]:
-    """Tell when the block fails; not when another run is at work or somebody pressed Ctrl-C."""
+    """Tell when the block fails, once; not when another run is at work or somebody pressed Ctrl-C."""
     try:
         yield
     except BusyError:
         raise
     except Exception as error:
+        if "told" in vars(error):  # by the flow, within the run
+            raise
+        vars(error)["told"] = True
         said = str(error) if isinstance(error, StaytunedError) else repr(error)
         if isinstance(error, StageError) and error.reason:
             said = f"stage {error.stage!r}: {error.reason}"

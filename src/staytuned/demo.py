@@ -71,18 +71,23 @@ def _workspace(folder: Path) -> Workspace:
 
 
 def _arrive(workspace: Workspace, file: Path, known: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Ingest a file, let the triggers and the gate do their work, and judge what serves then."""
+    """Ingest a file, let the triggers and the gate do their work, and judge what serves then.
+
+    Where an arrival was cut off, its entries are those since it first began; its seconds are those of the last attempt.
+    """
     since, begun = datetime.now(UTC), time.perf_counter()
-    road.ingest(workspace, file)
     ledger = Ledger.of(workspace, Params.read(workspace.params))
-    before = len(ledger.entries())
+    first_entry = workspace.var / "demo" / f"{file.stem}-first-entry.json"
+    if not first_entry.exists():
+        write_json(first_entry, len(ledger.entries()))
+    road.ingest(workspace, file)
     try:
         road.run(workspace, only_if_needed=True)
     except GateError:
         if ledger.last(PROMOTION) is None:
             raise  # there is nothing to show without a champion; otherwise it stays, and the next arrival comes
     seconds = time.perf_counter() - begun
-    new = ledger.entries()[before:]
+    new = ledger.entries()[read_json(first_entry) :]
     decided = next((entry for entry in new if entry.kind == DECISION), None)
     champion = ledger.last(PROMOTION)
     assert champion is not None

@@ -5,7 +5,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from staytuned import pipeline
+from staytuned import alerts, pipeline
 from staytuned.data import batches, example
 from staytuned.data.readers import Reader
 from staytuned.entry_points import task_class
@@ -39,14 +39,24 @@ def run(workspace: Workspace, only_if_needed: bool = False) -> None:
         StaytunedError: whatever stopped the road; the former champion goes on answering.
     """
     params = Params.read(workspace.params)
-    pipeline.pin_code(workspace)
-    already = _nothing_to_do(workspace, params)
+    with alerts.on_failure(params):
+        pipeline.pin_code(workspace)
+        already = _nothing_to_do(workspace, params)
+        outcome = already or _outcome(workspace, params, only_if_needed)
     if already:
         _pass_gate(
             already, ["the gate blocked the candidate, and nothing has changed since:", *already.decision.reasons]
         )
         print(_said_already(already))
-        return
+    elif isinstance(outcome, Release):
+        summary(workspace, params, outcome)
+        _pass_gate(outcome, ["the gate blocked the candidate, for the reasons above; the champion, if any, stays"])
+    elif outcome:
+        not_due(workspace, outcome)
+
+
+def _outcome(workspace: Workspace, params: Params, only_if_needed: bool) -> "Release | Answer | None":
+    """What the flow comes to; None where no trigger asks for it, which is said."""
     _check_base(workspace, params)
     if not batches.manifest(workspace):
         _first_batch(workspace, params)
@@ -56,13 +66,8 @@ def run(workspace: Workspace, only_if_needed: bool = False) -> None:
         answer = situation.settled(workspace, params)
         if answer and not answer.retrain:
             print("nothing to do:", *answer.reasons, *answer.waiting, sep="\n  ")
-            return
-    outcome = _flow(workspace, params, only_if_needed)
-    if isinstance(outcome, Release):
-        summary(workspace, params, outcome)
-        _pass_gate(outcome, ["the gate blocked the candidate, for the reasons above; the champion, if any, stays"])
-    else:
-        not_due(workspace, outcome)
+            return None
+    return _flow(workspace, params, only_if_needed)
 
 
 def _pass_gate(release: Release, said: list[str]) -> None:
@@ -162,11 +167,13 @@ def readmit(workspace: Workspace, path: Path) -> tuple["Batch", bool]:
 
 
 def _arrive(workspace: Workspace, reader: Reader) -> tuple["Batch", bool]:
+    params = Params.read(workspace.params)
     with workspace.hold(), busy(f"ingesting {reader.path.name}"):
         batch, new = batches.add(workspace, reader, readmits=isinstance(reader, batches.Corrected))
-        pipeline.pin_code(workspace)
-        pin.refresh(workspace, Params.read(workspace.params), arrived=True)
-        pipeline.track(workspace, workspace.batches, workspace.pin)
+        if new or not finished(workspace, params):  # it may have been cut off here when the rows were new
+            pipeline.pin_code(workspace)
+            pin.refresh(workspace, params, arrived=True)
+            pipeline.track(workspace, workspace.batches, workspace.pin)
     if new:
         decoded = "".join(f", {count} lines decoded as {name}" for name, count in batch.decoded.items())
         problems = f", {batch.problems} that could not be read whole" if batch.problems else ""

@@ -74,6 +74,13 @@ def ask(workspace: Workspace, params: Params) -> Answer:
     return answer
 
 
+def tell_drift(workspace: Workspace, params: Params) -> None:
+    """Send word of drift before a training that nobody asked the triggers about."""
+    drift = _drift(workspace)
+    if drift and drift["alarm"] and DEAR in pipeline.stale(workspace):
+        alerts.send(params, "drift", drift["said"])
+
+
 def _said_of_drift(answer: Answer) -> str:
     found = "; ".join([*answer.reasons, *answer.waiting])
     does = "a new model is trained and judged" if answer.retrain else "the champion stays"

@@ -65,7 +65,7 @@ class Situation:
     alarms: tuple[bool, ...]  # of the champion's windows, the newest last
     measured: Measured | None  # the task's first metric, on new labelled rows
     estimated: Measured | None  # accuracy, without their labels
-    cost: int  # training tokens that a retraining is expected to take
+    cost: int  # training tokens that a retraining is expected to take; 0: there is nothing to learn
     spent: int  # training tokens of the last ``PERIOD`` days
 
 
@@ -84,6 +84,8 @@ def decide(situation: Situation, policy: Triggers) -> Answer:
     cost = situation.cost
     if situation.champion is None:
         return Answer(True, ["there is no champion yet"], [], cost)
+    if cost == 0:
+        return Answer(False, [], ["no training row is new to the champion, from which training is to go on"], cost)
     counted, observed = (
         [found for trigger in triggers if (found := trigger(situation, policy))]
         for triggers in ((_age, _rows), (_drift, _quality, _estimate))
