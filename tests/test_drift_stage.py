@@ -22,6 +22,7 @@ from staytuned.data.sides import TEST, rows_of
 from staytuned.errors import is_full
 from staytuned.files import read_json, sha256, write_json
 from staytuned.params import Params
+from staytuned.predictor import Predictor, frame_of
 from staytuned.stages import drift, encode, evaluate, split, train, validate
 from staytuned.workspace import Workspace
 
@@ -101,6 +102,29 @@ def test_rows_of_the_same_kind_are_no_drift(workspace: Workspace) -> None:
     assert report["said"].startswith("No drift")
 
 
+def answers_of(workspace: Workspace, texts: list[str]) -> list[str]:
+    """What the champion says, asked without anything of the drift stage."""
+    champion = Predictor(workspace.pin / "champion")
+    answers, _ = champion.task.sureness(champion.predict(frame_of(texts)))  # type: ignore[misc]
+    return answers
+
+
+def test_the_estimated_accuracy_stands_beside_the_true_one_of_the_same_rows(workspace: Workspace) -> None:
+    rows = make_rows(120, seed=1)
+    answers = answers_of(workspace, [row["text"] for row in rows])
+    other = {"positive": "negative", "negative": "neutral", "neutral": "positive"}
+    labels = [other[answer] if place % 4 == 3 else answer for place, answer in enumerate(answers)]  # in each document
+    add(workspace, [row | {"label": label} for row, label in zip(rows, labels, strict=True)])
+    report = drifted(workspace)
+    truth, before = report["window"]["accuracy"], report["reference"]["accuracy"]
+    assert truth == pytest.approx(0.75, abs=0.02)  # near-duplicates may be kept out
+    value, (low, high) = report["estimated_accuracy"]["value"], report["estimated_accuracy"]["interval"]
+    assert value == pytest.approx(before, abs=0.1) and high < truth  # labels have no part in it
+    page = (workspace.drift / "report.html").read_text()
+    said = f"estimated without labels {value:.3f} ({low:.3f} to {high:.3f}); with the labels that came: {truth:.3f}"
+    assert f"<td>accuracy<td>{before:.3f}<td>{said}</tr>" in page
+
+
 def test_rows_of_another_kind_are(workspace: Workspace) -> None:
     add(workspace, strange(300))
     report = drifted(workspace)
@@ -137,7 +161,9 @@ def test_answers_are_not_compared_where_the_champion_knew_nearly_all_of_the_refe
     assert report["enough"] and set(report["checks"]) == CHECKS - {"answers", "confidence"}
     assert "not trained on" in report["skipped"]["answers"]
     assert report["estimated_accuracy"] is None and report["reference"]["metric"] is None
-    assert report["window"]["metric"] is not None
+    assert report["window"]["metric"] is not None and report["window"]["accuracy"] is not None
+    page = (workspace.drift / "report.html").read_text()
+    assert "estimated without labels" not in page and "<td>with the labels that came: " in page
 
 
 def test_without_a_champion_it_says_so_and_loads_no_torch(workspace: Workspace) -> None:

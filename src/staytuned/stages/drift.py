@@ -50,7 +50,7 @@ def empty_report(champion: int | None, metric: Metric) -> dict[str, Any]:
         "alarm": False,
         "metric": metric._asdict(),
         "reference": {"rows": 0, "groups": 0, "metric": None, "accuracy": None},
-        "window": {"rows": 0, "groups": 0, "batches": [], "metric": None, "interval": None},
+        "window": {"rows": 0, "groups": 0, "batches": [], "metric": None, "interval": None, "accuracy": None},
         "checks": {},
         "skipped": {},
         "estimated_accuracy": None,
@@ -165,7 +165,7 @@ Asked = tuple[pandas.DataFrame, Said]
 
 
 def measure(params: Params, task: Task, reference: Asked | None, window: Asked, report: dict[str, Any]) -> None:
-    """The champion's first metric on both, as far as there are labels, and its accuracy as its confidence has it."""
+    """The champion's first metric on both, and its accuracy, as far as there are labels; and as its confidence has it."""
     options, level = params.drift, params.evaluate.confidence
     metric = task.metrics[0].name
     for name, asked in (("reference", reference), ("window", window)):
@@ -176,9 +176,11 @@ def measure(params: Params, task: Task, reference: Asked | None, window: Asked, 
         groups = rows["group"][new.judged].tolist()
         sums = resampled(new.statistics, groups, draw(groups, options.draws, options.seed))
         report["window"]["interval"] = interval(task.measure(sums)[metric], level)
+        if len(new.answers):
+            report["window"]["accuracy"] = float(right_in(window).mean())
     if reference and len(new.answers):
         known, old = reference
-        right = (old.answers == known["label"].to_numpy())[old.judged]
+        right = right_in(reference)
         value, between = estimated_accuracy(
             (old.confidence[old.judged], right, known["group"][old.judged].tolist()),
             (new.confidence, rows["group"].tolist()),
@@ -188,6 +190,13 @@ def measure(params: Params, task: Task, reference: Asked | None, window: Asked, 
         )
         report["reference"]["accuracy"] = float(right.mean())
         report["estimated_accuracy"] = {"value": value, "interval": between}
+
+
+def right_in(asked: Asked) -> numpy.ndarray:
+    """Which of the rows that can be judged were answered as they are labelled."""
+    rows, answer = asked
+    right: numpy.ndarray = (answer.answers == rows["label"].to_numpy())[answer.judged]
+    return right
 
 
 def skipped(task: Task, unseen: pandas.DataFrame, rows: Compared) -> dict[str, str]:

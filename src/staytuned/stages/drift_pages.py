@@ -43,8 +43,7 @@ how often it is at least so large where nothing drifted, by windows drawn at ran
 <table><tr><th><th>reference<th>new rows</tr>
 <tr><td>{{ metric.title }}, measured<td>{{ figure(reference.metric) }}
 <td>{{ figure(window.metric, window.interval) }}</tr>
-<tr><td>accuracy, estimated without labels<td>–<td>
-{{ figure(estimated_accuracy.value, estimated_accuracy.interval) if estimated_accuracy else "–" }}</tr></table>
+<tr><td>accuracy<td>{{ figure(reference.accuracy) }}<td>{{ accuracy }}</tr></table>
 <h2>What moved</h2>
 {% for title, picture in pictures.items() %}<h3>{{ title }}</h3><img alt="{{ title }}"
 src="data:image/png;base64,{{ picture }}">{% endfor %}
@@ -74,7 +73,19 @@ def write_pages(folder: Path, report: dict[str, Any], rows: Compared | None) -> 
         seen = {"more": more, "less": less, "sources": _sources(rows, scores), "examples": _examples(rows, scores)}
         seen["pictures"] = _pictures(folder, report, rows, scores, texts)
     template = jinja2.Environment(autoescape=True).from_string(PAGE)
-    write_text(folder / "report.html", template.render(**report, **seen, figure=_figure))
+    page = template.render(**report, **seen, accuracy=accuracy_in_words(report), figure=_figure)
+    write_text(folder / "report.html", page)
+
+
+def accuracy_in_words(report: dict[str, Any]) -> str:
+    """The champion's accuracy on the new rows: as its confidence has it and, where labels have come, as they do."""
+    estimate, measured = report["estimated_accuracy"], report["window"]["accuracy"]
+    said = []
+    if estimate:
+        said.append(f"estimated without labels {_figure(estimate['value'], estimate['interval'])}")
+    if measured is not None:
+        said.append(f"with the labels that came: {_figure(measured)}")
+    return "; ".join(said) or _figure(None)
 
 
 def _figure(value: float | None, between: list[float] | None = None) -> str:
