@@ -78,6 +78,18 @@ def predict(workspace: "Workspace", arguments: argparse.Namespace) -> None:
         print(serve.predict_text(workspace, arguments.text, arguments.pair))
 
 
+def drift(workspace: "Workspace", arguments: argparse.Namespace) -> None:
+    """Hold rows that nobody has labelled against those that the champion knew; nothing is ingested.
+
+    The exit status is 0 whether something drifted or not; what was found is in reports/drift-of/NAME/drift.json.
+
+    Example: staytuned drift rows.csv
+    """
+    from staytuned.drift_of import drift_of
+
+    drift_of(workspace, arguments.file)
+
+
 def compare(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     """Set zero-shot, few-shot and full fine-tuning side by side on the workspace's rows.
 
@@ -201,7 +213,7 @@ def init(workspace: "Workspace", arguments: argparse.Namespace) -> None:
 
 
 COMMANDS: list[Command] = [
-    *(run, ingest, readmit, example, watch, predict, train),
+    *(run, ingest, readmit, example, watch, predict, drift, train),
     *(status, history, rollback, promote, rebuild, sync),
     *(compare, backtest, demo, ui, init),
 ]
@@ -240,6 +252,10 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--verify", action="store_true", help="train it again elsewhere and compare the weights")
         elif command in (ingest, readmit):
             sub.add_argument("file", type=path)
+        elif command is drift:
+            sub.add_argument(
+                "file", type=path, help="texts to look at: csv, tsv, jsonl or Parquet; labels are not read"
+            )
         elif command is example:
             sub.add_argument("source", choices=SOURCES)
         elif command is predict:

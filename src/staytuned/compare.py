@@ -9,12 +9,11 @@ from typing import Any, TypeVar
 
 import numpy
 import pandas
-import pyarrow.parquet
 from transformers.utils import logging
 
 from staytuned import tasks
 from staytuned.compare_pages import show, write_picture
-from staytuned.data.sides import TEST, TRAIN, VALIDATION, rows_of, unseen_by
+from staytuned.data.sides import TEST, TRAIN, VALIDATION, check_split, rows_of, unseen_by
 from staytuned.errors import DataError, MissingError, ParamsError
 from staytuned.files import read_json, write_json
 from staytuned.modelling.device import make_deterministic
@@ -98,14 +97,7 @@ def _task(params: Params) -> Task:
 
 def _rows(workspace: Workspace, task: Task, side: str) -> pandas.DataFrame:
     """The rows of a side, as the last run left them."""
-    for path in (workspace.accepted, workspace.split):
-        if not path.is_file():
-            raise MissingError(f"there is no {path} yet; `staytuned run` makes it")
-    accepted, split = (
-        pyarrow.parquet.read_table(path, columns=["row"]) for path in (workspace.accepted, workspace.split)
-    )
-    if not accepted.equals(split):
-        raise MissingError(f"{workspace.split} is of other rows than {workspace.accepted}; `staytuned run` mends that")
+    check_split(workspace)
     frame = rows_of(workspace, side)
     strange = sorted(set(frame["label"]) - set(task.classes))
     if strange:

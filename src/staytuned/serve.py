@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from staytuned.data.readers import Reader, Row
 from staytuned.entry_points import task_class
-from staytuned.errors import DataError, MissingError
+from staytuned.errors import DataError
 from staytuned.files import replacing
 from staytuned.params import Params
 from staytuned.registry import pin
@@ -26,10 +26,7 @@ def champion(workspace: Workspace) -> tuple[int, "Predictor"]:
     Raises:
         MissingError: there is none yet.
     """
-    found = pin.serving(workspace)
-    if found is None:
-        raise MissingError("there is no champion yet; `staytuned run` trains one and promotes it if the gate agrees")
-    version, folder = found
+    version, folder = pin.served(workspace)
 
     from staytuned.predictor import Predictor
 

@@ -114,6 +114,10 @@ class Workspace:
         """Folder with what drifted since the champion: JSON, pictures, page."""
         return self.reports / "drift"
 
+    def drift_of(self, name: str) -> Path:
+        """Folder with what drifted in a file that was only looked at, by its name without ending: a view."""
+        return self.reports / "drift-of" / name
+
     @property
     def data_docs(self) -> Path:
         """Folder of the validation's pages: a view, not an output."""

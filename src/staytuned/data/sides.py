@@ -11,6 +11,7 @@ import pyarrow.compute
 import pyarrow.parquet
 import xxhash
 
+from staytuned.errors import MissingError
 from staytuned.sections import Split
 from staytuned.workspace import Workspace
 
@@ -42,6 +43,22 @@ def unseen_by(rows: Iterable[str], folders: Iterable[Path]) -> numpy.ndarray:
     seen = [numpy.empty(0, "<u8"), *(numpy.fromfile(folder / TRAINED_ON, dtype="<u8") for folder in folders)]
     found: numpy.ndarray = ~numpy.isin(_hashes(rows), numpy.concatenate(seen))
     return found
+
+
+def check_split(workspace: Workspace) -> None:
+    """There must be accepted rows with a split of these very rows, as the last run left them.
+
+    Raises:
+        MissingError: there are none yet, or a run is between the two.
+    """
+    for path in (workspace.accepted, workspace.split):
+        if not path.is_file():
+            raise MissingError(f"there is no {path} yet; `staytuned run` makes it")
+    accepted, split = (
+        pyarrow.parquet.read_table(path, columns=["row"]) for path in (workspace.accepted, workspace.split)
+    )
+    if not accepted.equals(split):
+        raise MissingError(f"{workspace.split} is of other rows than {workspace.accepted}; `staytuned run` mends that")
 
 
 def rows_of(workspace: Workspace, side: str) -> pandas.DataFrame:

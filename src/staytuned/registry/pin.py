@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from staytuned import pipeline
-from staytuned.errors import RegistryError, StaytunedError
+from staytuned.errors import MissingError, RegistryError, StaytunedError
 from staytuned.files import read_json, replacing_folder, write_json
 from staytuned.params import Params
 from staytuned.registry.ledger import PROMOTION, Ledger
@@ -101,6 +101,18 @@ def serving(workspace: Workspace) -> tuple[int, Path] | None:
     with suppress(OSError):  # a workspace may be for reading only
         remember(workspace, version)
     return version, folder
+
+
+def served(workspace: Workspace) -> tuple[int, Path]:
+    """The same where there must be one.
+
+    Raises:
+        MissingError: there is none yet.
+    """
+    found = serving(workspace)
+    if found is None:
+        raise MissingError("there is no champion yet; `staytuned run` trains one and promotes it if the gate agrees")
+    return found
 
 
 def check_alias(workspace: Workspace, params: Params) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import pandas
@@ -24,6 +24,17 @@ from staytuned.stages.drift_pages import write_pages
 from staytuned.tasks import Metric, Task
 from staytuned.workspace import Workspace
 
+PAGE = "reports/drift/report.html"
+NEXT = "a whole run trains on the new rows and lets the gate judge"
+
+
+class Asker(NamedTuple):
+    """Which champion is asked, and where the answers are kept."""
+
+    champion: Path  # folder of the model
+    pieces: tuple[str, str]  # names of folders of its answers: one's own, and another's that are taken over
+    embeddings: Path  # folder of those by the base model
+
 
 def run(workspace: Workspace, params: Params) -> None:
     """Write ``reports/drift``; it says so where there is no champion yet, or too little to compare."""
@@ -36,8 +47,9 @@ def run(workspace: Workspace, params: Params) -> None:
         reference, window, together = reference_and_window(workspace, known, params.drift)
         measure_sizes(report, reference, window)
         if report["enough"]:
-            rows = compare(workspace, params, (reference, window, together), report)
-    report["said"] = in_words(report)
+            asker = Asker(workspace.pin / "champion", ("drift", "evaluate"), workspace.embeddings)
+            rows = compare(workspace, params, asker, (reference, window, together), report)
+    report["said"] = in_words(report, PAGE, NEXT)
     write_json(workspace.drift / "drift.json", report)
     write_pages(workspace.drift, report, rows)
 
@@ -68,10 +80,19 @@ def measure_sizes(report: dict[str, Any], reference: pandas.DataFrame, window: p
 def compare(
     workspace: Workspace,
     params: Params,
+    asker: Asker,
     frames: tuple[pandas.DataFrame, pandas.DataFrame, pandas.DataFrame],
     report: dict[str, Any],
 ) -> Compared:
-    """Compare reference and window, the first two frames; fills in the report and returns the rows as looked at."""
+    """Compare reference and window; fills in the report and returns the rows as looked at.
+
+    Args:
+        workspace: With the base model and the piece store.
+        params: Of the workspace.
+        asker: On whose behalf.
+        frames: Reference and window, and all rows that are asked about together with theirs.
+        report: To be filled in.
+    """
     from transformers.utils import logging
 
     from staytuned.scoring import kept_in
@@ -79,19 +100,18 @@ def compare(
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     set_threads(params.train.threads)
-    folder = workspace.pin / "champion"
     reference, window, together = frames
     base = base_of(workspace, params)
     texts = texts_of(pandas.concat([reference, window], ignore_index=True))
-    with kept_in(workspace.pieces, "drift", "evaluate") as pieces:
+    with kept_in(workspace.pieces, *asker.pieces) as pieces:
         return look(
             params,
-            tasks.trained(folder),
+            tasks.trained(asker.champion),
             reference,
             window,
-            unseen_groups(reference, folder),
-            embedded(texts, base, params.encode.max_tokens, workspace.embeddings),
-            lambda frame: said(folder, frame, together, pieces),
+            unseen_groups(reference, asker.champion),
+            embedded(texts, base, params.encode.max_tokens, asker.embeddings),
+            lambda frame: said(asker.champion, frame, together, pieces),
             report,
         )
 
@@ -129,7 +149,7 @@ def look(
         frame=frame,
         in_window=numpy.arange(len(frame)) >= len(reference),
         vectors=vectors,
-        labelled=bool(task.classes),
+        labelled=bool(task.classes) and bool(window["label"].notna().any()),
         answers=both(of_reference, of_window, unseen.index.append(frame.index[len(reference) :])),
     )
     check(rows, params.drift, report)
@@ -165,7 +185,7 @@ Asked = tuple[pandas.DataFrame, Said]
 
 
 def measure(params: Params, task: Task, reference: Asked | None, window: Asked, report: dict[str, Any]) -> None:
-    """The champion's first metric on both, and its accuracy, as far as there are labels; and as its confidence has it."""
+    """The champion's first metric and accuracy, as far as there are labels; its accuracy as its confidence has it."""
     options, level = params.drift, params.evaluate.confidence
     metric = task.metrics[0].name
     for name, asked in (("reference", reference), ("window", window)):
@@ -202,8 +222,9 @@ def right_in(asked: Asked) -> numpy.ndarray:
 def skipped(task: Task, unseen: pandas.DataFrame, rows: Compared) -> dict[str, str]:
     """The checks that were not made, and why."""
     found = {}
-    if not task.classes:
-        found["labels"] = "a row of this task has no single label of a closed set"
+    if not rows.labelled:
+        open_set = "a row of this task has no single label of a closed set"
+        found["labels"] = "the new rows have no labels" if task.classes else open_set
     if not rows.answers:
         groups = unseen["group"].nunique()
         few = f"of the reference only {groups} groups were not trained on, of the {LEAST['reference']} that it takes"
@@ -227,8 +248,13 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def in_words(report: dict[str, Any]) -> str:
-    """What the report comes to, and what to do."""
+def alarms(report: dict[str, Any]) -> list[str]:
+    """The checks that gave an alarm, in words."""
+    return [check["title"] for check in report["checks"].values() if check["alarm"]]
+
+
+def in_words(report: dict[str, Any], page: str, cure: str) -> str:
+    """What the report comes to, and what to do: look at ``page``, and ``cure``."""
     if report["champion"] is None:
         return "There was no champion when this was asked, so there was nothing that rows could drift away from."
     reference, window = report["reference"], report["window"]
@@ -239,11 +265,9 @@ def in_words(report: dict[str, Any]) -> str:
             f"Not enough to say: {window['rows']} new rows in {window['groups']} groups, against {reference['rows']} "
             f"in {reference['groups']}; it takes {LEAST['window']} groups against {LEAST['reference']}."
         )
-    alarms = [check["title"] for check in report["checks"].values() if check["alarm"]]
     if report["alarm"]:
         return (
             f"Drift: the {window['rows']} newest rows are not like those that version {report['champion']} was made "
-            f"from: {', '.join(alarms)}. reports/drift/report.html shows which words and rows; a whole run trains on "
-            "the new rows and lets the gate judge."
+            f"from: {', '.join(alarms(report))}. {page} shows which words and rows; {cure}."
         )
     return f"No drift: the {window['rows']} newest rows are like those that version {report['champion']} was made from."

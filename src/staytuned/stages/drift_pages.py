@@ -27,8 +27,8 @@ table{border-collapse:collapse;margin:.5rem 0 1.5rem}th,td{padding:.25rem .8rem;
 text-align:right;vertical-align:top}th:first-child,td:first-child,.text{text-align:left}img{max-width:100%}
 .alarm{color:#b3261e;font-weight:600}.range{color:#777;font-size:85%;white-space:nowrap}.text{overflow-wrap:anywhere}
 </style>
-<h1>Drift</h1>
-<p>What was decided: <a href="../decision.html">the decision</a>.</p>
+<h1>Drift{% if file %} of {{ file }}{% endif %}</h1>
+<p>What was decided: <a href="{{ decision }}">the decision</a>.</p>
 <p{% if alarm %} class="alarm"{% endif %}>{{ said }}</p>
 {% if checks %}
 <p>{{ window.rows }} newest rows in {{ window.groups }} groups, against {{ reference.rows }} rows in
@@ -62,8 +62,17 @@ src="data:image/png;base64,{{ picture }}">{% endfor %}
 """
 
 
-def write_pages(folder: Path, report: dict[str, Any], rows: Compared | None) -> None:
-    """Write ``report.html`` and its pictures; without rows a page of one sentence."""
+def write_pages(
+    folder: Path, report: dict[str, Any], rows: Compared | None, decision: str = "../decision.html"
+) -> None:
+    """Write ``report.html`` and its pictures; without rows a page of one sentence.
+
+    Args:
+        folder: Where to.
+        report: What was found.
+        rows: As they were looked at.
+        decision: Where the page of the last decision is, as seen from the folder.
+    """
     seen: dict[str, Any] = {}
     if rows:
         member = numpy.bincount(rows.groups, rows.in_window) > 0
@@ -73,7 +82,8 @@ def write_pages(folder: Path, report: dict[str, Any], rows: Compared | None) -> 
         seen = {"more": more, "less": less, "sources": _sources(rows, scores), "examples": _examples(rows, scores)}
         seen["pictures"] = _pictures(folder, report, rows, scores, texts)
     template = jinja2.Environment(autoescape=True).from_string(PAGE)
-    page = template.render(**report, **seen, accuracy=accuracy_in_words(report), figure=_figure)
+    said = {"accuracy": accuracy_in_words(report), "decision": decision, "figure": _figure}
+    page = template.render(**report, **seen, **said)
     write_text(folder / "report.html", page)
 
 
