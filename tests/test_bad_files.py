@@ -172,7 +172,7 @@ def test_bad_rows_within_the_budget_are_quarantined_with_their_reasons(tmp_path:
         "text holds NUL": 1,
         "text is longer than 10000 characters": 1,
         "could not be read whole": 3,  # undecoded bytes, missing fields, no JSON; what follows from it is not told
-        "id was there before": 2,
+        "id was there before, with other content": 2,
         "text is null": 1,
         "has no label": 1,
         "has no id": 1,

@@ -15,6 +15,7 @@ from tiny import make_rows, set_params
 
 from staytuned import tasks
 from staytuned.data import batches
+from staytuned.data.contract import REPEAT
 from staytuned.data.readers import Reader
 from staytuned.errors import BudgetError
 from staytuned.files import read_json, sha256
@@ -52,11 +53,11 @@ CASES: list[tuple[dict[str, Any], list[str]]] = [
     ({"label": "Positive"}, [f"{OTHER}: 'Positive'"]),
     ({"label": "so {so} la la"}, [f"{OTHER}: 'so {{so}} la la'"]),
     ({"id": None}, ["has no id"]),
-    ({"id": "0-0"}, ["id 'shop:0-0' was there before"]),
+    ({"id": "0-0"}, ["id 'shop:0-0' was there before, with other content"]),
     ({"id": "0-0", "source": "web"}, []),
     (
         {"id": "0-0", "text": None, "label": "meh"},
-        ["id 'shop:0-0' was there before", "text is null", f"{OTHER}: 'meh'"],
+        ["id 'shop:0-0' was there before, with other content", "text is null", f"{OTHER}: 'meh'"],
     ),
     ({"text": HOSTILE, "label": "meh"}, ["text is longer than 80 characters", f"{OTHER}: 'meh'"]),
     ({"label": HOSTILE}, [f"{OTHER}: " + repr(HOSTILE)[:80]]),
@@ -137,7 +138,7 @@ def test_reasons_are_counted_without_their_values(judged: Workspace) -> None:
         "has no label": 2,
         f"{OTHER}": 6,
         "has no id": 1,
-        "id was there before": 2,
+        "id was there before, with other content": 2,
     }
 
 
@@ -221,10 +222,10 @@ def test_batches_in_chunks_of_any_size_give_the_same(tmp_path: Path) -> None:
     assert [row["row"] for row in good] == [f"shop:0-{number}" for number in (0, 2, 3, 5, 6)]
     assert {row["key"]: row["reasons"] for row in bad} == {
         f"{first}:1": f"{OTHER}: 'meh'",
-        f"{first}:4": "id 'shop:0-2' was there before",
-        f"{second}:1": "id 'shop:0-0' was there before",
-        f"{second}:2": "id 'shop:0-1' was there before",
-        f"{second}:4": "id 'shop:0-6' was there before",
+        f"{first}:4": "id 'shop:0-2' was there before, with other content",
+        f"{second}:1": REPEAT,
+        f"{second}:2": "id 'shop:0-1' was there before, with another label",
+        f"{second}:4": REPEAT,
         f"{third}:0": "has no id; text is null; has no label",
         f"{third}:1": "has no id; text is null; has no label",
     }
@@ -248,7 +249,7 @@ def test_a_label_that_contradicts_an_earlier_one_of_its_id_is_quarantined_and_th
     ]
     (bad,) = quarantined(workspace)
     assert (bad["key"], bad["label"]) == (f"{second}:0", other["label"])
-    assert bad["reasons"] == "id 'shop:0-0' was there before"
+    assert bad["reasons"] == "id 'shop:0-0' was there before, with another label"
 
 
 def with_budget(params: Params, share: float) -> Params:

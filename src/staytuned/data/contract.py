@@ -15,6 +15,7 @@ from staytuned.errors import DataError
 VALUE, PROBLEM = 80, 400  # characters in a reason: of a row's own value, of what was wrong where it was read
 FAULT = "{fault}"  # the reason that the task gave
 UNREAD = "could not be read whole"
+REPEAT = "is a repeat of an earlier row"
 Reasons = dict[str, str]  # of a row: by kind, with the row's own value
 
 
@@ -86,7 +87,9 @@ class Checkpoint:
                 else:
                     kind, why = _kind(reason), _with_value(reason, frame, row)
                 found.setdefault(row, {})[kind] = why
-        found = {row: {UNREAD: why[UNREAD]} if UNREAD in why else why for row, why in found.items()}  # the rest follows
+        for row, told in found.items():
+            if UNREAD in told:  # the rest follows from it, but for a repeat
+                found[row] = {kind: told[kind] for kind in (REPEAT, UNREAD) if kind in told}
         broken = sum(not result.success for result in results)
         pages = take_pages(Path(self._folder.name))
         done = Validated(name, list(frame["batch"].unique()), len(frame), len(found), broken, pages)
@@ -110,7 +113,13 @@ def _expectations(contract: Contract) -> list[Any]:
         ),
         gxe.ExpectColumnValuesToBeNull(column="problem", meta=because(UNREAD + ": {problem}")),
         gxe.ExpectColumnValuesToNotBeNull(column="row", meta=because("has no id")),
-        gxe.ExpectColumnValuesToBeNull(column="duplicate", meta=because("id {duplicate} was there before")),
+        gxe.ExpectColumnValuesToBeNull(column="repeat", meta=because(REPEAT)),
+        gxe.ExpectColumnValuesToBeNull(
+            column="relabelled", meta=because("id {relabelled} was there before, with another label")
+        ),
+        gxe.ExpectColumnValuesToBeNull(
+            column="reworded", meta=because("id {reworded} was there before, with other content")
+        ),
         gxe.ExpectColumnValuesToNotBeNull(column="text", meta=because("text is null")),
         gxe.ExpectColumnValuesToMatchRegex(column="text", regex=r"\S", meta=because("text is blank")),
         gxe.ExpectColumnValueLengthsToBeBetween(

@@ -28,8 +28,8 @@ class Part:
     key: str  # all that the verdict depends on: the batch, and those before it
 
 
-class Ids:
-    """Hashes of row ids, sorted: 8 bytes a row, whatever the length of the ids."""
+class Hashes:
+    """Hashes of rows, or of their ids, sorted: 8 bytes a row, however long they are."""
 
     def __init__(self) -> None:
         self.hashes = numpy.empty(0, HASH)
@@ -53,7 +53,8 @@ class Judge:
         self.done: list[Validated] = []  # what Data Docs show
         self._contract, self._faults, self._chunk_rows, self._pieces = contract, faults, chunk_rows, pieces
         self._checkpoint: Checkpoint | None = None
-        self._everyone, self._accepted, self._here = Ids(), Ids(), Ids()
+        self._everyone, self._accepted, self._here = Hashes(), Hashes(), Hashes()  # ids
+        self._texts, self._contents = Hashes(), Hashes()  # of the rows that an id stands for
 
     def verdicts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, dict[int, Reasons]]]:
         """Each part, in the order of arrival, with the reasons against each of its bad rows, by place in the part."""
@@ -78,7 +79,7 @@ class Judge:
     def _judged(self, parts: list[Part]) -> Iterator[tuple[Part, dict[int, Reasons]]]:
         first, frame = parts[0], pandas.concat([part.frame for part in parts], ignore_index=True)
         frame["fault"] = pandas.Series(self._faults(frame), index=frame.index, dtype="object")
-        frame["duplicate"] = self._duplicates(first, frame["row"])
+        self._compare(first, frame)
         frame["text"] = frame["text"].str.slice(0, self._contract.max_characters + 1)
         self._checkpoint = self._checkpoint or Checkpoint(self._contract)
         reasons, done = self._checkpoint.reasons(f"{first.batch.batch[:12]}-{first.start}", frame)
@@ -92,32 +93,56 @@ class Judge:
             yield part, self._remembered(part, self._pieces.keep(part.key, table))
             lines, start = [], start + len(part.frame)
 
-    def _duplicates(self, first: Part, rows: pandas.Series) -> pandas.Series:
-        """The id of each row whose id was there before, or stands above it.
+    def _compare(self, first: Part, frame: pandas.DataFrame) -> None:
+        """Put the id of each row whose id was there before into the column that says what else was: all of it
+        (``repeat``), all but the label (``relabelled``), or neither (``reworded``).
+        """
+        ids, texts, contents = _hashes(frame)
+        again = self._again(first, ids)
+        same_text = self._texts.holds(texts) | numpy.isin(texts, texts[~again])
+        same = self._contents.holds(contents) | numpy.isin(contents, contents[~again])
+        frame["repeat"] = frame["row"].where(again & same)
+        frame["relabelled"] = frame["row"].where(again & same_text & ~same)
+        frame["reworded"] = frame["row"].where(again & ~same_text)
+
+    def _again(self, first: Part, ids: numpy.ndarray) -> numpy.ndarray:
+        """Which ids were there before, or stand above.
 
         A corrected row may take the id of the row that it corrects.
         """
-        hashes = _hashes(rows)
-        before = (self._accepted if first.batch.readmits else self._everyone).holds(hashes)
-        here = self._here.holds(hashes) & (first.start > 0)
-        repeated = pandas.Series(hashes, rows.index).duplicated() | before | here
-        return rows.where(repeated)
+        before = (self._accepted if first.batch.readmits else self._everyone).holds(ids)
+        here = self._here.holds(ids) & (first.start > 0)
+        again: numpy.ndarray = pandas.Series(ids).duplicated().to_numpy() | before | here
+        return again
 
     def _remembered(self, part: Part, kept: pyarrow.Table) -> dict[int, Reasons]:
         """What a piece says; its rows count for those after them."""
         found = dict(zip(kept["place"].to_pylist(), map(json.loads, kept["reasons"].to_pylist()), strict=True))
         if PAGE in found:
             self.done.append(Validated(**found.pop(PAGE)))
-        hashes = _hashes(part.frame["row"])
-        self._everyone.add(hashes)
-        self._accepted.add(numpy.delete(hashes, list(found)))
+        ids, texts, contents = _hashes(part.frame)
+        new = ~self._again(part, ids)
+        self._texts.add(texts[new])
+        self._contents.add(contents[new])
+        self._everyone.add(ids)
+        self._accepted.add(numpy.delete(ids, list(found)))
         if part.start == 0:
-            self._here = Ids()
+            self._here = Hashes()
         if part.batch.readmits:
-            self._here.add(hashes)
+            self._here.add(ids)
         return found
 
 
-def _hashes(rows: pandas.Series) -> numpy.ndarray:
-    hashes: numpy.ndarray = pandas.util.hash_array(rows.fillna("").to_numpy(object), categorize=False)
+def _hashes(frame: pandas.DataFrame) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
+    """Of each row: of its id; of that and its texts; of that and its label. One that was not read whole is another."""
+    ids = _hash(frame["row"])
+    texts = _hash(ids, frame["text"], frame["text_pair"], frame["problem"].isna())
+    return ids, texts, _hash(texts, frame["label"])
+
+
+def _hash(*columns: pandas.Series | numpy.ndarray) -> numpy.ndarray:
+    plain = {place: pandas.Series(column).fillna("").to_numpy(object) for place, column in enumerate(columns)}
+    hashes: numpy.ndarray = pandas.util.hash_pandas_object(
+        pandas.DataFrame(plain, dtype="object"), index=False, categorize=False
+    ).to_numpy()
     return hashes

@@ -13,7 +13,7 @@ import pyarrow.parquet
 
 from staytuned import tasks
 from staytuned.data.batches import Batch, check_manifest, manifest, path_of
-from staytuned.data.contract import Contract
+from staytuned.data.contract import REPEAT, Contract
 from staytuned.data.data_docs import write_pages
 from staytuned.data.verdicts import Judge, Part
 from staytuned.errors import BudgetError, DataError
@@ -34,6 +34,7 @@ class Tally:
     batch: Batch
     accepted: int = 0
     quarantined: list[str] = field(default_factory=list)  # keys
+    bad: list[str] = field(default_factory=list)  # keys of those that do not repeat a row that was judged before
     reasons: Counter[str] = field(default_factory=Counter)
     values: dict[str, list[str]] = field(
         default_factory=dict
@@ -42,6 +43,8 @@ class Tally:
     def add(self, key: str, why: dict[str, str]) -> None:
         """Count a row that is quarantined for these reasons."""
         self.quarantined.append(key)
+        if REPEAT not in why:
+            self.bad.append(key)
         self.reasons.update(why.keys())
         for kind, reason in why.items():
             known, value = self.values.setdefault(kind, []), reason.removeprefix(f"{kind}: ")
@@ -146,6 +149,7 @@ def _report(tallies: list[Tally], readmitted: set[str]) -> dict[str, Any]:
             "rows": tally.batch.rows,
             "accepted": tally.accepted,
             "quarantined": len(tally.quarantined),
+            "bad": len(set(tally.bad) - readmitted),
             "corrects": tally.batch.readmits,
             "readmitted": len(readmitted.intersection(tally.quarantined)),
             "decoded": tally.batch.decoded,
@@ -164,7 +168,7 @@ def _report(tallies: list[Tally], readmitted: set[str]) -> dict[str, Any]:
 def _over_budget(report: dict[str, Any], budget: float) -> str | None:
     """What to say of a batch with too many bad rows: its source may be broken. Rows corrected by hand are few."""
     for batch in report["batches"]:
-        bad = batch["quarantined"] - batch["readmitted"]
+        bad = batch["bad"]
         if bad > budget * batch["rows"] and not batch["corrects"]:
             return (
                 f"batch {batch['batch']} has {bad} bad rows of {batch['rows']}, more than the "
