@@ -1,15 +1,20 @@
 """DVC as the project uses it."""
 
+import hashlib
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tiny import make_rows, make_workspace, write_csv
 
 from staytuned import pipeline, road, start
+from staytuned.errors import RegistryError
+from staytuned.workspace import Workspace
 
+BIN = Path(sys.executable).parent
 STAGES = ["validate", "split", "drift", "encode", "train", "evaluate"]
 
 
@@ -55,3 +60,51 @@ def test_what_a_killed_process_left_of_dvcs_locks_is_no_obstacle(tmp_path: Path,
     found = json.loads(record.read_text())
     assert not found.get("write")
     assert found.get("read", {}) == ({"elsewhere": [json.loads(ours)]} if "OURS" in left else {})
+
+
+@pytest.fixture
+def pushed(tmp_path: Path) -> Workspace:
+    """A workspace with a batch of two files, all of which the remote has."""
+    workspace = make_workspace(tmp_path / "workspace")
+    workspace.batches.mkdir(parents=True)
+    for name in ("one", "two"):
+        (workspace.batches / name).write_text(f"rows of {name}")
+    workspace.manifest.write_text("")
+    pipeline.track(workspace, workspace.batches)
+    assert pipeline.push(workspace) == 3  # two files and their folder
+    return workspace
+
+
+def object_of(store: Path, text: str) -> Path:
+    digest = hashlib.md5(text.encode()).hexdigest()
+    (found,) = store.glob(f"**/{digest[:2]}/{digest[2:]}")
+    return found
+
+
+def test_a_file_that_was_lost_in_the_remote_is_copied_again(pushed: Workspace) -> None:
+    lost = object_of(pushed.var / "remote", "rows of one")
+    lost.unlink()  # the folder that names it is still there
+    assert pipeline.push(pushed) == 1
+    assert lost.read_text() == "rows of one"
+    assert pipeline.push(pushed) == 0
+
+
+def test_what_neither_remote_nor_cache_has_is_named(pushed: Workspace) -> None:
+    for store in (pushed.var / "remote", pushed.root / ".dvc" / "cache"):
+        object_of(store, "rows of two").unlink()
+    with pytest.raises(RegistryError, match=r"neither the DVC remote nor the cache here has 1 .*batches/two"):
+        pipeline.push(pushed)
+    commit = [BIN / "dvc", "commit", "--force", "--quiet", "data/batches.dvc"]  # here no stage has run yet
+    subprocess.run(commit, cwd=pushed.root, check=True)
+    assert pipeline.push(pushed) == 1
+
+
+def test_what_was_lost_before_the_first_copy_is_named(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "workspace")
+    workspace.batches.mkdir(parents=True)
+    (workspace.batches / "one").write_text("rows of one")
+    workspace.manifest.write_text("")
+    pipeline.track(workspace, workspace.batches)
+    object_of(workspace.root / ".dvc" / "cache", "rows of one").unlink()
+    with pytest.raises(RegistryError, match=r"neither the DVC remote nor the cache here has 1 .*batches/one"):
+        pipeline.push(workspace)

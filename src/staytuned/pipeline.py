@@ -186,11 +186,17 @@ def push(workspace: Workspace) -> int:
     """Copy all data, and what the stages made of it, to the DVC remote; the number of files copied.
 
     Raises:
-        RegistryError: the remote cannot be written.
+        RegistryError: the remote cannot be written, or lacks something that is lost here too.
     """
     with opened(workspace) as repo:
         try:
-            return int(repo.push())
+            copied, remote, cache = int(repo.push()), repo.cloud.get_remote_odb(command="push"), repo.cache.local
+            needed = _needed(repo)
+            # DVC takes the files of a folder for copied where the folder's own object is there: the remote is asked
+            lacking = set(needed).difference(remote.oids_exist(list(needed)))
+            there = sorted(cache.oids_exist(list(lacking)))
+            remote.add([cache.oid_to_path(oid) for oid in there], cache.fs, there)
+            lost = sorted(needed[oid] for oid in lacking.difference(there))
         except Exception as error:  # DVC lets the storage's own errors through
             cause = next(iter(_transfers.failures), error)
             if is_full(cause):
@@ -198,6 +204,24 @@ def push(workspace: Workspace) -> int:
             raise RegistryError(
                 f"the DVC remote could not be written: {cause}; check `dvc remote list`, then run again"
             ) from error
+    if lost:
+        raise RegistryError(
+            f"neither the DVC remote nor the cache here has {len(lost)} of the objects that dvc.lock and the pointers "
+            f"name: {', '.join(lost[:3])}; `dvc commit --force` brings back those whose files are still there, "
+            "`dvc pull` those that another remote has; then run again"
+        )
+    return copied + len(there)
+
+
+def _needed(repo: Any) -> dict[str, str]:
+    """All objects that dvc.lock and the pointers name, files of folders too, by hash, with their paths."""
+    found = {}
+    for out in repo.index.outs:
+        if out.hash_info and out.use_cache:
+            found[out.hash_info.value] = str(out)
+            for key, _, about in (out.get_obj() or ()) if out.hash_info.isdir else ():
+                found[about.value] = f"{out}/{'/'.join(key)}"
+    return found
 
 
 def pull(workspace: Workspace, pointers: list[str]) -> None:
