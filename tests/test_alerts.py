@@ -1,5 +1,6 @@
 """Alerts reach a real receiver, cost a run at most seconds, and show no address to anyone."""
 
+import runpy
 import socket
 import time
 from pathlib import Path
@@ -10,6 +11,8 @@ from receiver import Receiver
 from staytuned import alerts
 from staytuned.errors import BusyError, RegistryError
 from staytuned.params import Params
+from staytuned.registry.gate import Decision, Outcome
+from staytuned.registry.release import Release
 
 OURS = Path(__file__).parents[1] / "params.yaml"
 
@@ -61,6 +64,23 @@ def test_a_failure_is_told_and_goes_on(receiver: Receiver) -> None:
     assert got["message"].startswith(
         "the DVC remote could not be written\nA champion, if there is one, goes on answering"
     )
+
+
+@pytest.mark.parametrize(
+    ("outcome", "title", "said"),
+    [
+        ("PROMOTE", "promotion", "version 4 is champion; nothing needs to be done\nmacro-F1 +0.020"),
+        ("BLOCK", "blocked", "the gate blocked the candidate; the champion stays"),
+        ("HOLD", None, None),
+    ],
+)
+def test_a_promotion_and_a_blocked_gate_are_told_with_their_reasons(
+    receiver: Receiver, outcome: Outcome, title: str | None, said: str | None
+) -> None:
+    retrain = runpy.run_path(str(OURS.parent / "pipelines" / "retrain.py"))
+    retrain["tell"](params(receiver.url), Release("key", Decision(outcome, ["macro-F1 +0.020"]), 4, "champion"))
+    assert [got["title"] for got in receiver.got] == ([f"staytuned, sentiment: {title}"] if title else [])
+    assert all(got["message"].startswith(said) and "macro-F1 +0.020" in got["message"] for got in receiver.got)
 
 
 def test_a_failure_within_a_failure_is_told_once(receiver: Receiver) -> None:

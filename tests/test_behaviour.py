@@ -105,3 +105,13 @@ def test_a_task_without_labels_for_texts_refuses_checks(tmp_path: Path) -> None:
     task = tasks.load(Params.read(workspace.params))
     with pytest.raises(ParamsError, match="checks are for tasks that give one text a label"):
         behaviour.read(written(tmp_path, "[{name: a, share: 1.0, change: case}]"), task)
+
+
+def test_the_examples_checks_ask_for_praise_negation_names_hardly_any_text_and_every_change(tmp_path: Path) -> None:
+    workspace = start.make(tmp_path / "workspace")
+    checks = behaviour.read(workspace.behaviour, tasks.load(Params.read(workspace.params)))
+    assert len(checks) >= 12 and all(check.share >= 0.6 for check in checks)
+    assert {check.label for check in checks if check.texts} == {"negative", "neutral", "positive"}
+    assert {check.change for check in checks if check.change} == {"case", "typo", "spaces", "punctuation"}
+    assert {"negated praise", "names swapped", "hardly any text"} <= {check.name for check in checks}
+    assert all(len(check.texts or check.pairs or range(100)) >= 4 for check in checks)

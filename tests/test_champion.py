@@ -14,7 +14,7 @@ from test_bad_road import refused
 from tiny import set_params
 
 from staytuned import alerts, serve
-from staytuned.files import read_json
+from staytuned.files import read_json, write_json
 from staytuned.params import Params
 from staytuned.registry.ledger import CONFIRMATION, PROMOTION, Entry, Ledger
 from staytuned.registry.versions import CHALLENGER, alias_now, database
@@ -65,6 +65,12 @@ def test_status_shows_the_champion_since_when_and_why_and_the_last_decisions(roa
     assert "gate" in shown and shown.count("PROMOTE: macro-F1") == 2
     assert "not taken in" not in shown  # every batch was
     assert "not measured yet for this champion" in shown and "at the next `staytuned run`" in shown
+
+
+@pytest.mark.parametrize("found", ["Drift: the 120 newest rows are not like those", "No drift: the 120 newest rows"])
+def test_status_shows_what_drift_was_found_for_todays_champion(road: Workspace, found: str) -> None:
+    write_json(road.drift / "drift.json", read_json(road.drift / "drift.json") | {"champion": 2, "said": found})
+    assert found in said(road, "status")
 
 
 def test_status_shows_what_the_next_training_waits_for(road: Workspace) -> None:

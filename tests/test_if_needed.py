@@ -90,6 +90,22 @@ def test_what_the_gate_blocked_is_told_again_with_its_reasons(road: Workspace, r
     assert answers(road)
 
 
+@pytest.mark.slow
+def test_a_check_that_fails_and_a_budget_that_is_missed_block(road: Workspace) -> None:
+    ingest(road, make_rows(40, seed=3))  # so that the champion is judged beside it
+    road.behaviour.write_text("[{name: irony, share: 1.0, label: positive, texts: [the kettle is awful]}]\n")
+    set_params(road, gate__max_milliseconds=0.001)
+    run = staytuned(road, "run")
+    refused(run, GateError.exit_status)
+    (decision,) = of_kind(road, DECISION)[1:]
+    budget, behaviour = decision.facts["reasons"][-2:]
+    assert budget.endswith("milliseconds > gate.max_milliseconds 0.001")
+    assert behaviour == "behaviour: 0 of 1 cases of 'irony' pass, under its share 1"
+    report = read_json(road.evaluation / "evaluation.json")
+    assert set(report["sources"]["shop"]) == {"rows", "champion"}
+    assert set(report["models"]["candidate"]["slices"]) == {"shop"}
+
+
 def test_two_runs_at_once_are_one_and_a_word_to_the_other(road: Workspace, receiver: Receiver) -> None:
     set_params(road, gate__margin=0.5)
     with road.hold():

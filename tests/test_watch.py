@@ -86,6 +86,7 @@ def test_the_server_knows_the_deployment_and_plans_its_runs(watched: Any, prefec
     (deployment,) = asked(prefect_server, "deployments", **wanted)
     assert [schedule["schedule"]["cron"] for schedule in deployment["schedules"]] == [f"17 {HOUR} * * *"]
     assert deployment["parameters"] == {"workspace": str(workspace.root), "only_if_needed": True}
+    assert deployment["global_concurrency_limit"]["limit"] == 1
 
     def planned() -> list[dict[str, Any]]:
         return [run for run in asked(prefect_server, "flow_runs", **wanted) if PLANNED in run["tags"]]

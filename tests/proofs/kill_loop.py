@@ -328,12 +328,14 @@ def report(done: list[dict[str, Any]]) -> int:
     if good:
         print(f"  all that was started had ended after {max(line['ended in'] for line in good)} s at most")
         print(f"  champion that answered right after the kill: {dict(Counter(line['answered'] for line in good))}")
+    unreached = [line["name"] for line in good if "point" in line and not line["killed"]]
+    print(f"  boundaries that were never reached: {', '.join(unreached) or 'none'}")
     left = sum(line["still open"] for line in good)
     print(f"  killed after the last step, the record in MLflow left to the next run: {left}")
     print(f"  one new version, one promotion, nothing left over: {len(good)} of {len(done)}")
     for line in failed:
         print(f"  FAILED {line['name']}: {line.get('failed') or line['wrong']}")
-    return 1 if failed else 0
+    return 1 if failed or unreached else 0
 
 
 if __name__ == "__main__":
