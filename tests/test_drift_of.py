@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from receiver import Receiver
 from test_compare import promote
 from test_drift_stage import CHECKS, add, alike, drifted, made, strange  # noqa: F401 - made is a fixture
 from tiny import make_rows, make_workspace, set_params, write_csv
@@ -66,16 +67,21 @@ def test_texts_alone_of_the_same_kind_are_no_drift_and_nothing_is_taken_in(
     assert report["window"]["groups"] == 120  # a row is a group of its own
     assert report["window"]["metric"] is None and report["window"]["accuracy"] is None
     value, (low, high) = report["estimated_accuracy"]["value"], report["estimated_accuracy"]["interval"]
-    shown = capsys.readouterr().out
+    shown, told = capsys.readouterr()
+    assert "staytuned, drift" not in told
     assert report["said"] in shown and f"{report['reference']['accuracy']:.3f}" in shown
     assert f"estimated without labels {value:.3f} ({low:.3f} to {high:.3f})" in shown and "none" in shown
     page = (workspace.drift_of("new") / "report.html").read_text()
     assert "<h1>Drift of new.csv</h1>" in page and 'href="../../decision.html"' in page
 
 
-def test_texts_of_another_kind_are_and_are_not_printed(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+def test_texts_of_another_kind_are_and_are_told_and_not_printed(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str], receiver: Receiver
+) -> None:
+    set_params(workspace, alerts__urls=[receiver.url])
     report = drift_of(workspace, put(workspace, bare(strange(200), "source")))
     assert report["alarm"] and report["checks"]["domain_classifier"]["alarm"]
+    assert [got["message"] for got in receiver.got] == [f"new.csv: {report['said']}"]
     shown = " ".join(capfd.readouterr().out.split())
     assert "Drift: the 120 newest rows" in shown and "told apart by a classifier" in shown and "overall" not in shown
     page = (workspace.drift_of("new") / "report.html").read_text()

@@ -13,7 +13,7 @@ import pandas
 from rich.console import Console
 from rich.table import Table
 
-from staytuned import tasks
+from staytuned import alerts, tasks
 from staytuned.data.batches import Batch
 from staytuned.data.contract import Contract
 from staytuned.data.readers import Reader
@@ -37,7 +37,7 @@ NEXT = "where they are labelled, `staytuned ingest` takes them in, and a run tra
 
 
 def drift_of(workspace: Workspace, file: Path) -> dict[str, Any]:
-    """Hold the newest rows of a file against those that the champion knew; print it, and write page and figures.
+    """Hold the newest rows of a file against those that the champion knew; print it, write page and figures, tell.
 
     Returns:
         The report, as that of the drift stage.
@@ -74,6 +74,8 @@ def drift_of(workspace: Workspace, file: Path) -> dict[str, Any]:
             write_json(folder / "drift.json", report)
             write_pages(folder, report, looked_at, os.path.relpath(workspace.decision_page, target))
     _show(report, left_out, page)
+    if report["alarm"]:
+        alerts.send(params, "drift", f"{file.name}: {report['said']}")
     return report
 
 
