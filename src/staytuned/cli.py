@@ -79,9 +79,7 @@ def predict(workspace: "Workspace", arguments: argparse.Namespace) -> None:
 
 
 def drift(workspace: "Workspace", arguments: argparse.Namespace) -> None:
-    """Hold rows that nobody has labelled against those that the champion knew; nothing is ingested.
-
-    The exit status is 0 whether something drifted or not; what was found is in reports/drift-of/NAME/drift.json.
+    """Hold rows that nobody has labelled against those that the champion knew; the exit status is 0 at drift too.
 
     Example: staytuned drift rows.csv
     """
@@ -230,32 +228,20 @@ def path(text: str) -> "Path":
 
 def parser() -> argparse.ArgumentParser:
     """The command line; a command's help is its docstring."""
-    top = argparse.ArgumentParser(
-        prog="staytuned", description="Keeps a fine-tuned language model good while its data drifts."
-    )
+    top = argparse.ArgumentParser("staytuned", description="Keeps a language model good while its data drifts.")
     top.add_argument("--workspace", type=path, metavar="DIR", help="default: the one that holds the working directory")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         text = "\n".join(line.strip() for line in (command.__doc__ or "").splitlines())
-        sub = commands.add_parser(
-            command.__name__,
-            help=text.splitlines()[0],
-            description=text,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        first, form = text.splitlines()[0], argparse.RawDescriptionHelpFormatter
+        sub = commands.add_parser(command.__name__, help=first, description=text, formatter_class=form)
         sub.set_defaults(command=command, usage_error=sub.error)
         if command is run:
-            sub.add_argument(
-                "--if-needed", action="store_true", help="train only if a trigger of params.yaml asks for it"
-            )
+            sub.add_argument("--if-needed", action="store_true", help="train only if a trigger asks for it")
         elif command is train:
             sub.add_argument("--verify", action="store_true", help="train it again elsewhere and compare the weights")
-        elif command in (ingest, readmit):
+        elif command in (ingest, readmit, drift):
             sub.add_argument("file", type=path)
-        elif command is drift:
-            sub.add_argument(
-                "file", type=path, help="texts to look at: csv, tsv, jsonl or Parquet; labels are not read"
-            )
         elif command is example:
             sub.add_argument("source", choices=SOURCES)
         elif command is predict:
