@@ -69,8 +69,11 @@ def test_status_shows_the_champion_since_when_and_why_and_the_last_decisions(roa
 
 @pytest.mark.parametrize("found", ["Drift: the 120 newest rows are not like those", "No drift: the 120 newest rows"])
 def test_status_shows_what_drift_was_found_for_todays_champion(road: Workspace, found: str) -> None:
-    write_json(road.drift / "drift.json", read_json(road.drift / "drift.json") | {"champion": 2, "said": found})
+    report = road.drift / "drift.json"
+    before = report.read_bytes()
+    write_json(report, read_json(report) | {"champion": 2, "said": found})
     assert found in said(road, "status")
+    report.write_bytes(before)
 
 
 def test_status_shows_what_the_next_training_waits_for(road: Workspace) -> None:

@@ -1,20 +1,31 @@
 """The demo: how its arrivals are cut and played, and what its table says. The whole of it is `make demo`."""
 
 import csv
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 from tiny import make_rows, set_params, write_csv
 
-from staytuned import demo, demo_pages
+from staytuned import demo_pages
 from staytuned.data.arrivals import arrivals
 from staytuned.data.example import FILES, HEADER
 from staytuned.params import Params
 from staytuned.registry.ledger import DECISION, PROMOTION, Ledger
 from staytuned.workspace import Workspace
 
+ARRIVE = """
+import json, sys
+from pathlib import Path
+from staytuned import demo
+from staytuned.workspace import Workspace
+{first}
+print(json.dumps(demo._arrive(Workspace(Path(sys.argv[1])), Path(sys.argv[2]), {{}})))
+"""
+CUT_OFF = "demo._score = lambda *asked: sys.exit()"  # after decision and promotion
 DOCUMENTS = 40  # of each source, of 3 rows each
 
 
@@ -105,17 +116,15 @@ def test_the_chart_is_drawn_whatever_the_outcomes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_arrival_that_was_cut_off_after_its_decision_is_told_whole(
-    road: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_arrival_that_was_cut_off_after_its_decision_is_told_whole(road: Workspace, tmp_path: Path) -> None:
     set_params(road, triggers__new_rows=100)
     file, known = write_csv(tmp_path / "02-shop.csv", make_rows(200, seed=5)), Ledger.of(road, Params.read(road.params))
     before = len(known.entries())
-    with monkeypatch.context() as patch:
-        patch.setattr(demo, "_score", Mock(side_effect=KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            demo._arrive(road, file, {})
-    line, new = demo._arrive(road, file, {}), known.entries()[before:]
+    for first in (CUT_OFF, ""):  # each in a process of its own, whose output Prefect may keep
+        words = [sys.executable, "-c", ARRIVE.format(first=first), road.root, file]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    line, new = json.loads(done.stdout.splitlines()[-1]), known.entries()[before:]
     assert [entry["kind"] for entry in line["entries"]] == [entry.kind for entry in new]
     (decision,) = [entry for entry in new if entry.kind == DECISION]
     assert [entry.facts["version"] for entry in new if entry.kind == PROMOTION] == [2]

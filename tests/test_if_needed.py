@@ -82,8 +82,9 @@ def test_what_the_gate_blocked_is_told_again_with_its_reasons(road: Workspace, r
     run = staytuned(road, "run", **{alerts.FURTHER: receiver.url})
     refused(run, GateError.exit_status, said)
     assert "the gate will block what is trained now: " in run.stdout and "under gate.min_test_rows 1000" in run.stdout
-    (got,) = receiver.got
-    assert got["title"] == "staytuned, tiny: blocked" and said in got["message"]
+    drift, blocked = receiver.got  # these rows have numbers of their own
+    assert drift["title"] == "staytuned, tiny: drift" and "a whole run trains on the new rows" in drift["message"]
+    assert blocked["title"] == "staytuned, tiny: blocked" and said in blocked["message"]
     for words in (["run"], ["run", "--if-needed"]):
         refused(staytuned(road, *words), GateError.exit_status, "nothing has changed since", said)
     assert len(of_kind(road, DECISION)) == 2

@@ -6,6 +6,7 @@ de Masson d'Autume et al. 2019, section 3), and so does, at no cost, the mean of
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy
 
@@ -16,8 +17,10 @@ from staytuned.modelling.examples import Examples
 from staytuned.params import Params
 from staytuned.sections import Train
 from staytuned.tasks import Task
-from staytuned.training.state import Weights
 from staytuned.workspace import Workspace
+
+if TYPE_CHECKING:  # what a training costs is asked without torch
+    from staytuned.training.state import Weights
 
 
 def champion_to_start_from(workspace: Workspace) -> Path | None:
@@ -32,7 +35,7 @@ def continued(options: Train) -> Train:
     return options.model_copy(update={"learning_rate": rate, "head_learning_rate": rate})
 
 
-def mean_with(champion: Weights, learned: Weights, share: float) -> Weights:
+def mean_with(champion: "Weights", learned: "Weights", share: float) -> "Weights":
     """The champion's weights at ``share``, those learned from them at the rest; whole numbers are the learned ones."""
     return {
         name: weight.lerp(champion[name], share) if weight.is_floating_point() else weight
