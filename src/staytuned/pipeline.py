@@ -188,15 +188,21 @@ def push(workspace: Workspace) -> int:
     Raises:
         RegistryError: the remote cannot be written, or lacks something that is lost here too.
     """
+    from dvc.lock import LockError
+
     with opened(workspace) as repo:
         try:
-            copied, remote, cache = int(repo.push()), repo.cloud.get_remote_odb(command="push"), repo.cache.local
-            needed = _needed(repo)
+            copied, where, cache = int(repo.push()), repo.cloud.get_remote(command="push"), repo.cache.local
+            if where.fs.version_aware:  # it keeps files by their paths, and DVC compares those
+                return copied
+            needed, remote = _needed(repo), where.odb
             # DVC takes the files of a folder for copied where the folder's own object is there: the remote is asked
             lacking = set(needed).difference(remote.oids_exist(list(needed)))
             there = sorted(cache.oids_exist(list(lacking)))
             remote.add([cache.oid_to_path(oid) for oid in there], cache.fs, there)
             lost = sorted(needed[oid] for oid in lacking.difference(there))
+        except LockError:  # `opened` says what to do
+            raise
         except Exception as error:  # DVC lets the storage's own errors through
             cause = next(iter(_transfers.failures), error)
             if is_full(cause):
