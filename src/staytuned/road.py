@@ -170,8 +170,8 @@ def _arrive(workspace: Workspace, reader: Reader) -> tuple["Batch", bool]:
     params = Params.read(workspace.params)
     with workspace.hold(), busy(f"ingesting {reader.path.name}"):
         batch, new = batches.add(workspace, reader, readmits=isinstance(reader, batches.Corrected))
+        pipeline.pin_code(workspace)
         if new or not finished(workspace, params):  # it may have been cut off here when the rows were new
-            pipeline.pin_code(workspace)
             pin.refresh(workspace, params, arrived=True)
             pipeline.track(workspace, workspace.batches, workspace.pin)
     if new:
