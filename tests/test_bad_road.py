@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from shell import staytuned, staytuned_in
+from test_stopped import stage_at_work
 from tiny import make_rows, make_workspace, set_params, write_csv
 
 from staytuned import serve
@@ -112,6 +113,30 @@ def test_a_registry_that_is_locked_for_a_minute_is_waited_for_and_the_champion_a
     assert done.returncode == 0 and "set back" in done.stdout, done.stdout + done.stderr
     assert time.monotonic() - begun > 55  # it was locked while the command was at work
     assert alias_now(road, Params.read(road.params), "champion") == 1 and answers(road)
+
+
+@pytest.mark.slow
+def test_a_run_waits_for_a_registry_that_is_locked_for_a_minute_while_it_trains(road: Workspace) -> None:
+    assert staytuned(road, "ingest", write_csv(road.root / "more.csv", make_rows(200, seed=1))).returncode == 0
+    locked = list[float]()
+
+    def lock() -> None:
+        with closing(sqlite3.connect(database(road), isolation_level=None, timeout=60)) as db:
+            while stage_at_work(road, "train") is None:
+                time.sleep(0.1)
+            db.execute("BEGIN EXCLUSIVE")
+            locked.append(time.monotonic())
+            time.sleep(60)
+            assert answers(road)
+            db.execute("COMMIT")
+
+    other = threading.Thread(target=lock)
+    other.start()
+    done = staytuned(road, "run")
+    other.join()
+    assert done.returncode == 0 and time.monotonic() - locked[0] > 60, done.stdout + done.stderr
+    assert serve.predict_text(road, "a lovely lamp").endswith("version 2")
+    assert alias_now(road, Params.read(road.params), "champion") == 2 and nothing_to_do(road)
 
 
 def test_a_damaged_registry_is_named(road: Workspace) -> None:

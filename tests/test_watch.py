@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,7 @@ def test_what_a_killed_watch_left_running_is_taken_up(road: Workspace, prefect_s
     async def start_again(watch: Watch, client: Any, deployment: UUID) -> None:
         run = await client.create_flow_run_from_deployment(deployment)
         await client.set_flow_run_state(run.id, Running(), force=True)
-        await watch._bury(client, deployment)
+        await watch._bury(client, deployment, "killed")
         await watch._take_up(client, deployment)
 
     with_client(road, start_again)
@@ -233,3 +234,42 @@ def test_a_work_pool_runs_the_deployment(road: Workspace, prefect_server: str) -
     worker = [*prefect, "worker", "start", "--pool", "pool", "--run-once"]
     done = subprocess.run(worker, cwd=road.root.parent, capture_output=True, text=True, timeout=200)
     assert states(prefect_server, road) == ["COMPLETED"], done.stdout + done.stderr
+
+
+def test_a_run_that_died_with_its_worker_is_taken_up_by_the_next(road: Workspace, prefect_server: str) -> None:
+    set_params(road, watch__work_pool="mortal", watch__cron=None, train__epochs=5000, train__patience=10000)
+    assert staytuned(road, "ingest", write_csv(road.root / "more.csv", make_rows(200, seed=1))).returncode == 0
+    set_params(road, triggers__new_rows=150)
+    prefect, log = [sys.executable, "-m", "prefect"], road.root / "watch.log"
+    subprocess.run([*prefect, "work-pool", "create", "mortal", "--type", "process"], check=True, capture_output=True)
+    with log.open("w") as handle, ExitStack() as started:
+
+        def start(*words: object) -> "subprocess.Popen[bytes]":
+            one = subprocess.Popen(
+                list(map(str, words)), cwd=road.root, stdout=handle, stderr=handle, start_new_session=True
+            )
+            started.callback(end, one)
+            return one
+
+        start(*command("watch"))
+        worker = start(*prefect, "worker", "start", "--pool", "mortal")
+        wait(lambda: has_learnt(road), 200, log)
+        flow = process_of(road, "prefect.engine") or 0
+        assert states(prefect_server, road) == ["RUNNING"]
+        set_params(road, train__epochs=6, train__patience=12)
+        os.killpg(worker.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(flow, signal.SIGKILL)
+        start(*prefect, "worker", "start", "--pool", "mortal")
+        took = wait(lambda: states(prefect_server, road)[1:] == ["RUNNING"], 90, log)
+        assert took < 90 and flow_runs(prefect_server, road)[1]["tags"] == ["taken up"]
+        assert states(prefect_server, road)[0] == "CRASHED" and "the worker that ran it has ended" in log.read_text()
+        wait(lambda: states(prefect_server, road)[1:] == ["COMPLETED"], 200, log)
+    assert [entry.kind for entry in Ledger(road.ledger).entries()].count(DECISION) == 2
+
+
+def end(group: "subprocess.Popen[bytes]") -> None:
+    """Kill a process and all in its group."""
+    with suppress(ProcessLookupError):
+        os.killpg(group.pid, signal.SIGKILL)
+    group.wait()

@@ -10,9 +10,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Literal
 
-from staytuned.errors import BusyError, StageError, StaytunedError
+from staytuned.errors import BusyError, StageError, StaytunedError, from_os_error, reasons
 from staytuned.params import Params
 
 Kind = Literal["drift", "blocked", "promotion", "rollback", "failed run", "refused file"]
@@ -76,10 +77,11 @@ def on_failure(params: Params) -> Iterator[None]:
     except BusyError:
         raise
     except Exception as error:
-        if "told" in vars(error):  # by the flow, within the run
+        if any("told" in vars(reason) for reason in reasons(error)):  # by the flow, within the run
             raise
         vars(error)["told"] = True
-        said = str(error) if isinstance(error, StaytunedError) else repr(error)
+        told = from_os_error(error, Path.cwd()) if isinstance(error, OSError) else error
+        said = str(told) if isinstance(told, StaytunedError) else repr(error)
         if isinstance(error, StageError) and error.reason:
             said = f"stage {error.stage!r}: {error.reason}"
         cure = "A champion, if there is one, goes on answering; mend that, then `staytuned run` again"

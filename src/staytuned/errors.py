@@ -16,7 +16,9 @@ The numbers are those of sysexits.h where it has one. 130 is Ctrl-C.
 """
 
 import errno
+import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -111,10 +113,21 @@ def disk_full(where: object) -> StorageError:
 
 def is_full(error: BaseException | None) -> bool:
     """Whether a lack of room is behind an error: libraries wrap that in errors of their own."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    for reason in reasons(error):
+        if isinstance(reason, OSError) and reason.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
-        if any(words in str(error) for words in ("No space left on device", "disk is full", "File too large")):
+        if any(words in str(reason) for words in ("No space left on device", "disk is full", "File too large")):
             return True
-        error = error.__cause__ or error.__context__
     return False
+
+
+def is_disk_full(place: Path) -> bool:
+    """Whether the disk of a folder is full: a server that cannot write to it gives no reason."""
+    return shutil.disk_usage(place).free < 2**20
+
+
+def reasons(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those behind it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from staytuned.errors import BusyError
+from staytuned.errors import BusyError, disk_full, is_disk_full
 from staytuned.processes import die_with_parent
 from staytuned.workspace import Workspace
 
@@ -33,6 +33,7 @@ def start_prefect(workspace: Workspace) -> str:
 
     Raises:
         BusyError: it does not answer in time.
+        StorageError: the disk is full.
     """
     with prefect_starting(workspace) as url:
         return url
@@ -73,6 +74,8 @@ def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
         except OSError:
             time.sleep(0.1)
     server.kill()
+    if is_disk_full(log.parent):
+        raise disk_full(log.parent)
     raise BusyError(f"Prefect's server did not start within {PATIENCE} seconds; {log} says why; try again")
 
 

@@ -9,7 +9,15 @@ from staytuned import alerts, pipeline
 from staytuned.data import batches, example
 from staytuned.data.readers import Reader
 from staytuned.entry_points import task_class
-from staytuned.errors import DataError, GateError, MissingError, RegistryError, StaytunedError
+from staytuned.errors import (
+    DataError,
+    GateError,
+    MissingError,
+    RegistryError,
+    StaytunedError,
+    disk_full,
+    is_disk_full,
+)
 from staytuned.pages import prefect_settings, prefect_starting
 from staytuned.params import Params
 from staytuned.progress import busy
@@ -130,6 +138,8 @@ def _flow(workspace: Workspace, params: Params, only_if_needed: bool) -> "Releas
             asyncio.run(answer())
             outcome: Release | Answer = flow(workspace=str(workspace.root), only_if_needed=only_if_needed)
         except httpx.HTTPError as error:
+            if not known and is_disk_full(workspace.var):
+                raise disk_full(workspace.var) from error
             raise RegistryError(
                 f"the Prefect server at {url} does not answer: {error!r}; start it, or unset PREFECT_API_URL to do "
                 "without; `staytuned run` goes on from here"

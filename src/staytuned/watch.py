@@ -26,6 +26,7 @@ SOON = timedelta(seconds=60)  # a run that waits for another is due again after 
 POLL = 2  # seconds between looks at the folder, and at the flow runs
 PLANNED = "auto-scheduled"  # Prefect's own tag for what a schedule plans
 MOST = 3  # flow runs that crash in a row before the watch leaves it at that
+LOST = timedelta(seconds=45)  # a run holds the workspace after some 10, and to its end
 
 
 def watch(workspace: Workspace) -> None:
@@ -73,6 +74,7 @@ class Watch:
         self.silent = False  # the server, when it was asked last
         self.planned: datetime | None = None  # the next run by the schedule; an earlier one if the clock goes back
         self.given_up: UUID | None = None  # the last flow run that crashed, where too many did
+        self.alone: datetime | None = None  # since when a worker's run is at work, and nobody in the workspace
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -84,7 +86,7 @@ class Watch:
             deployment = await self._deploy(runner)
             await self._forget_plan(client, deployment)
             if runner:
-                await self._bury(client, deployment)
+                await self._bury(client, deployment, "the watch that ran it has ended")
                 tasks.create_task(runner.start())
             while True:
                 await self._look(client, deployment)
@@ -123,6 +125,8 @@ class Watch:
                 await client.create_flow_run_from_deployment(deployment, tags=["arrival"])
                 self.owed = False
             await self._plan(client, deployment)
+            if self.params.watch.work_pool:
+                await self._miss(client, deployment)
             await self._take_up(client, deployment)
             self.silent = False
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
@@ -152,14 +156,23 @@ class Watch:
         )
         self.planned = date
 
-    async def _bury(self, client: "PrefectClient", deployment: UUID) -> None:
-        """Runs die with the watch that runs them; if that was killed, the server still takes them for alive."""
+    async def _miss(self, client: "PrefectClient", deployment: UUID) -> None:
+        """A run that died with its worker is still alive to the server; but nobody is at work in the workspace."""
+        runs = await self._runs(client, deployment, MOST)
+        if self.workspace.is_held() or not any(run.state and run.state.is_running() for run in runs):
+            self.alone = None
+            return
+        self.alone = self.alone or datetime.now(UTC)
+        if datetime.now(UTC) - self.alone > LOST:
+            await self._bury(client, deployment, "the worker that ran it has ended")
+
+    async def _bury(self, client: "PrefectClient", deployment: UUID, why: str) -> None:
+        """Tell the server that runs have died, which it takes for alive: those who ran them are gone."""
         from prefect.states import Crashed
 
         for run in await self._runs(client, deployment, 100):
             if run.state and (run.state.is_running() or run.state.is_pending()):
-                message = "the watch that ran it has ended"
-                await client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+                await client.set_flow_run_state(run.id, Crashed(message=why), force=True)
 
     async def _forget_plan(self, client: "PrefectClient", deployment: UUID) -> None:
         """Take back what an earlier watch planned, perhaps by another schedule; the server does so with its own."""

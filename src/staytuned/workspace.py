@@ -3,11 +3,13 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from staytuned.errors import BusyError, MissingError
+
+LOCK = "lock"  # in var: held by the run that is at work
 
 
 @dataclass(frozen=True)
@@ -168,8 +170,17 @@ class Workspace:
         """Folder of the local copy of a registered version."""
         return self.var / "versions" / str(number)
 
+    def is_held(self) -> bool:
+        """Whether a run is at work here, on whichever machine that locks the workspace's files for all."""
+        with suppress(FileNotFoundError), (self.var / LOCK).open() as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
     @contextmanager
-    def hold(self, what: str = "lock") -> Iterator[None]:
+    def hold(self, what: str = LOCK) -> Iterator[None]:
         """Hold the workspace for one run, or for one ``watch``; the kernel lets go when the process ends, however.
 
         Raises:
