@@ -5,7 +5,7 @@ import shutil
 import pytest
 from shell import staytuned
 from test_bad_road import refused
-from tiny import set_params
+from tiny import make_rows, set_params, write_csv
 
 from staytuned.files import read_json, write_json
 from staytuned.workspace import Workspace
@@ -31,11 +31,21 @@ def test_on_the_same_machine_the_weights_are_the_same_to_the_last_bit_whatever_b
 
 def test_elsewhere_the_metrics_are_compared_and_it_is_said_why(road: Workspace) -> None:
     (lineage,) = (road.var / "mlflow-artifacts").rglob("lineage.json")
-    write_json(lineage, read_json(lineage) | {"processor": "another"})
+    write_json(lineage, read_json(lineage) | {"processor": "another", "device": "NVIDIA A100"})
     done = staytuned(road, "rebuild", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "so the metrics are compared: processor is " in done.stdout and "not another" in done.stdout
+    assert "the device is cpu, not NVIDIA A100" in done.stdout
     assert "version 1 was built again, and is worth the same: macro-F1" in done.stdout
+
+
+def test_a_version_that_went_on_from_a_champion_is_built_again_from_that_champion(road: Workspace) -> None:
+    set_params(road, train__start="champion")
+    rows = write_csv(road.root / "more.csv", make_rows(200, seed=1))
+    for words in (["ingest", rows], ["run"], ["rollback", "--why", "to see"], ["rebuild", "2"]):
+        done = staytuned(road, *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "version 2 was built again: the SHA-256 of the weights is the same" in done.stdout
 
 
 def test_without_its_data_or_without_such_a_version_a_rebuild_is_refused(road: Workspace) -> None:

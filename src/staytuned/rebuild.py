@@ -126,8 +126,11 @@ def _changed(lineage: Path, place: Workspace) -> list[str]:
         for name, now in surroundings().items()
         if recorded.get(name) != now
     ]
-    if read_json(place.candidate / "staytuned.json")["base"] != recorded["base"]:
+    trained = read_json(place.candidate / "staytuned.json")
+    if trained["base"] != recorded["base"]:
         found.append("the base model is another")
+    if trained.get("device") != recorded.get("device"):  # versions of before this was recorded have none
+        found.append(f"the device is {trained['device']}, not {recorded['device']}")
     packages = set((lineage / PACKAGES).read_text().split()) ^ set(installed())
     return found + ([f"packages differ ({', '.join(sorted(packages)[:4])})"] if packages else [])
 

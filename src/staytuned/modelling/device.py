@@ -19,6 +19,11 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device("cuda" if available and wanted != "cpu" else "cpu")
 
 
+def name_of(device: torch.device) -> str:
+    """What kind it is: weights come out the same bit for bit on the same kind alone."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def make_deterministic(seed: int, threads: int) -> None:
     """Fix everything that decides the bits of a training."""
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"

@@ -44,6 +44,7 @@ def collect(workspace: Workspace, params: Params, folder: Path) -> dict[str, Any
         "seed": params.train.seed,
         "threads": params.train.threads,
         "base": candidate["base"],
+        "device": candidate["device"],
         "tolerance": params.gate.margin,  # of the first metric, where a rebuilt version cannot be the same bit for bit
         **surroundings(),
     }

@@ -16,7 +16,7 @@ from transformers.utils import logging
 from staytuned import tasks
 from staytuned.data.sides import TRAIN, TRAINED_ON, VALIDATION, row_hashes, rows_of
 from staytuned.files import read_json, write_json, write_text
-from staytuned.modelling.device import make_deterministic, pick_device
+from staytuned.modelling.device import make_deterministic, name_of, pick_device
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone
 from staytuned.models import base_of, fingerprint
@@ -100,6 +100,7 @@ def _train(workspace: Workspace, params: Params) -> None:
             "train": params.section("train"),
             "rows": len(train.by_row),
             "tokens": tokens_of(train, options),
+            "device": name_of(pick_device(options.device)),
             "start": read_json(before / "start.json") if before else None,
             "batches": sorted(read_table(workspace.accepted, columns=["batch"])["batch"].unique().to_pylist()),
             "best": dataclasses.asdict(best),

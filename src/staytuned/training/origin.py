@@ -4,11 +4,9 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from staytuned.data.sides import TRAIN, TRAINED_ON, VALIDATION
 from staytuned.files import sha256
-from staytuned.modelling.device import pick_device
+from staytuned.modelling.device import name_of, pick_device
 from staytuned.params import Params
 from staytuned.pieces import code_of
 from staytuned.surroundings import surroundings
@@ -29,7 +27,6 @@ def origin_of(workspace: Workspace, params: Params, base: str, champion: Path | 
     """
     rows = [workspace.accepted, workspace.split, *(workspace.encoded / f"{side}.arrow" for side in (TRAIN, VALIDATION))]
     start = [champion / "model.safetensors", champion / TRAINED_ON] if champion else []
-    device = pick_device(params.train.device)
     options = {name: value for name, value in params.section("train").items() if name != "checkpoints"}
     return {
         **{str(path.relative_to(workspace.root)): sha256(path) for path in [*rows, *start]},
@@ -39,5 +36,5 @@ def origin_of(workspace: Workspace, params: Params, base: str, champion: Path | 
         "code": code_of(*CODE),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
         **surroundings(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": name_of(pick_device(params.train.device)),
     }
