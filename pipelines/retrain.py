@@ -126,5 +126,5 @@ def tell(params: Params, outcome: Release) -> None:
         text = f"version {outcome.version} is champion; nothing needs to be done\n{reasons}"
         alerts.send(params, "promotion", text)
     elif outcome.decision.outcome == "BLOCK":
-        text = "the champion stays; look at reports/evaluation/report.html, mend the data or the params, run again"
+        text = "the champion, if any, stays; look at reports/evaluation/report.html, mend data or params, run again"
         alerts.send(params, "blocked", f"the gate blocked the candidate; {text}\n{reasons}")

@@ -278,6 +278,14 @@ def test_accuracy_is_estimated_from_confidence_that_is_calibrated_first(random: 
     assert value == pytest.approx(0.3, abs=0.04) and low < 0.3 < high and high - low < 0.15
 
 
+def test_below_any_confidence_that_is_known_fewer_answers_are_expected_to_be_right() -> None:
+    groups = [str(n) for n in range(40)]
+    reference = (numpy.full(40, 0.9), numpy.ones(40), groups)
+    for confidence, expected in ((0.95, 1), (0.9, 1), (0.45, 0.5)):
+        value, between = estimated_accuracy(reference, (numpy.full(40, confidence), groups), 50, 0.95, 1)
+        assert value == pytest.approx(expected) and between == pytest.approx([expected, expected])
+
+
 # Words
 
 

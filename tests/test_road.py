@@ -132,6 +132,14 @@ def test_a_file_of_rows_is_labelled_row_by_row(road: Workspace) -> None:
         assert lines[3].startswith("3,n2,awful" if "id" in name else "3,awful")
 
 
+def test_the_file_that_is_read_is_not_written(road: Workspace) -> None:
+    rows = write_csv(road.root / "new.csv", make_rows(3))
+    before = rows.read_bytes()
+    done = staytuned(road, "predict", "--file", rows, "--out", rows)
+    assert done.returncode == 65 and "is the file that is read; name another" in done.stderr
+    assert rows.read_bytes() == before
+
+
 def test_a_row_of_a_file_that_could_not_be_read_whole_gets_no_answer(road: Workspace) -> None:
     rows = road.root / "new.jsonl"
     rows.write_text(json.dumps({"text": "a lovely lamp again"}) + '\n{"text": \n', encoding="utf-8")

@@ -36,7 +36,9 @@ def status(workspace: Workspace) -> None:
         table.add_row(name, said)
     decisions = [entry for entry in entries if entry.kind == DECISION][: -LAST_DECISIONS - 1 : -1]
     for number, entry in enumerate(decisions):
-        said = f"{_time(entry)} {entry.facts['outcome']}: {entry.facts['reasons'][0]}"
+        outcome, (first, *others) = entry.facts["outcome"], entry.facts["reasons"]
+        more = f" (and {len(others)} more: reports/decision.html)" if others and outcome != "PROMOTE" else ""
+        said = f"{_time(entry)} {outcome}: {first}{more}"
         table.add_row("" if number else "last decisions", said)
     if workspace.stage_error.exists():
         table.add_row("last run", f"stopped: {workspace.stage_error.read_text(encoding='utf-8')}")

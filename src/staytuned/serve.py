@@ -58,6 +58,8 @@ def predict_file(workspace: Workspace, source: Path, target: Path) -> tuple[int,
     Returns:
         How many rows there are, and how many of them got no prediction.
     """
+    if target.resolve() == source.resolve():
+        raise DataError(f"--out {target} is the file that is read; name another, its columns would be lost")
     params = Params.read(workspace.params)
     theirs = params.ingest.columns
     needless = {"label": None, "id": None, "source": None, "group": None}

@@ -59,7 +59,8 @@ def run_until_there_is_room(road: Workspace, step: int) -> Counter[str]:
         assert (
             "no room to write at" in done.stderr and "free some space, then run the same command again" in done.stderr
         )
-        assert [path for path in road.root.rglob("*.tmp") if not by_dvc & {*path.parents}] == []
+        left = [path for path in road.root.rglob("*.tmp") if not by_dvc & {*path.parents}]
+        assert not left, left
         assert serve.predict_text(road, "a lovely lamp").endswith("version 1")
         failed[place(road, last)] += 1
         print(f"{room} KiB: {last}", flush=True)

@@ -18,7 +18,9 @@ def estimated_accuracy(
 
     Confidence becomes a probability to be right by isotonic regression on the reference (Zadrozny & Elkan 2002,
     section 3); its mean over the window is the estimate (Guillory et al. 2021, section 3, on the plain confidence).
-    It holds as long as a confidence means the same in both. The groups of both are drawn anew for the interval.
+    It holds as long as a confidence means the same in both. The groups of both are drawn anew for the interval. A wrong
+    answer of confidence 0 is added to the reference: below its lowest confidence the probability falls, where isotonic
+    regression alone would go on with that of the lowest, 1 if the reference has no wrong answer.
 
     Args:
         reference: Confidence, whether the answer is right, and group of each row.
@@ -32,11 +34,12 @@ def estimated_accuracy(
     known, right, groups = reference
     confidence, others = window
     count, times = _times(groups, draws, seed), _times(others, draws, seed + 1)
+    known, right = numpy.append(known, 0.0), numpy.append(right, 0.0)
     calibration = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
     value = float(calibration.fit(known, right).predict(confidence).mean())
     found = []
     for weights, drawn in zip(count, times, strict=True):
-        calibration.fit(known, right, sample_weight=weights)
+        calibration.fit(known, right, sample_weight=numpy.append(weights, 1.0))
         found.append(numpy.average(calibration.predict(confidence), weights=drawn))
     return value, interval(numpy.array(found), level)
 
