@@ -6,14 +6,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from staytuned.errors import StaytunedError
 from staytuned.files import read_json
 from staytuned.params import Params
 from staytuned.registry.lineage import collect
-from staytuned.registry.versions import Registry
+from staytuned.registry.versions import Registry, answering
 from staytuned.workspace import Workspace
 
 POLL = 0.5  # seconds between looks at the curve
@@ -45,9 +46,10 @@ class Tracker:
         over = threading.Event()
 
         def follow() -> None:
-            while not over.wait(POLL):
-                if _identity(curve) not in (None, before):
-                    self._log_curve()
+            with suppress(StaytunedError), answering():  # `evidence` logs what is missing, or says why it cannot
+                while not over.wait(POLL):
+                    if _identity(curve) not in (None, before):
+                        self._log_curve()
 
         thread = threading.Thread(target=follow, name="learning curve", daemon=True)
         thread.start()
