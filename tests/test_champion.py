@@ -5,7 +5,9 @@ The tests tell one story, in their order, on one workspace.
 
 import shutil
 import sqlite3
-from contextlib import closing
+import time
+from contextlib import AbstractContextManager, closing
+from typing import Any
 
 import pytest
 from receiver import Receiver
@@ -14,10 +16,12 @@ from test_bad_road import refused
 from tiny import set_params
 
 from staytuned import alerts, serve
+from staytuned.errors import BusyError
 from staytuned.files import read_json, write_json
 from staytuned.params import Params
 from staytuned.registry.ledger import CONFIRMATION, PROMOTION, Entry, Ledger
-from staytuned.registry.versions import CHALLENGER, alias_now, database
+from staytuned.registry.promotion import move, promotions
+from staytuned.registry.versions import CHALLENGER, Registry, alias_now, database
 from staytuned.workspace import Workspace
 
 pytestmark = [pytest.mark.xdist_group("champion"), pytest.mark.slow]
@@ -87,6 +91,7 @@ def test_history_shows_every_entry_and_that_it_is_sealed_and_witnessed(road: Wor
     shown = said(road, "history")
     entries = Ledger(road.ledger).entries()
     assert "promotion (gate): version none → 1" in shown and "promotion (gate): version 1 → 2" in shown
+    assert "trigger: a training is not due 12 of 500 new rows" in shown
     promoted = last(road, CONFIRMATION).number
     assert f"{len(entries)} entries, each with its seal; witnessed up to entry {promoted} by" in shown
 
@@ -134,6 +139,7 @@ def test_what_was_rolled_back_is_not_promoted_again_by_the_gate(road: Workspace)
 
 def test_a_promotion_by_hand_needs_a_reason_and_keeps_it(road: Workspace) -> None:
     assert staytuned(road, "promote", 2).returncode == 2
+    refused(staytuned(road, "promote", 2, "--why", " "), 65, "--why is blank")
     assert "version 2 is champion; version 1 was before" in said(road, "promote", 2, "--why", "judged by the editors")
     assert answers(road) == 2
     facts = last(road).facts
@@ -167,6 +173,36 @@ def test_the_champion_last_known_answers_while_ledger_or_params_are_out_of_order
         assert serve.predict_text(road, "a lovely lamp").endswith("version 2")
         assert "version 2, the champion last known here, is asked" in capsys.readouterr().err
         file.write_bytes(whole)
+
+
+def test_a_promoter_that_comes_too_late_leaves_the_alias_to_the_newer_champion(
+    road: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Brief(Ledger):
+        def lease(self, holder: str, term: float = 1.0) -> AbstractContextManager[int]:
+            return super().lease(holder, term)
+
+    ledger, registry = Brief(road.ledger), Registry(road, Params.read(road.params))
+    set_alias, newer = registry.set_alias, last(road).facts
+    assert newer["version"] == 2
+    older = {name: promotions(ledger)[0].facts[name] for name in ("key", "version", "weights", "best")}
+
+    def set_late(*alias: Any) -> None:
+        """Not before the lease is over, and another has made version 2 champion again."""
+        monkeypatch.undo()
+        time.sleep(1.1)
+        with ledger.lease("another") as fence:
+            facts = {name: newer[name] for name in ("key", "version", "weights", "best")}
+            ledger.append(PROMOTION, fence, **facts, before=1, cause="by hand", why=["newer"])
+        set_alias(*alias)
+
+    monkeypatch.setattr(registry, "set_alias", set_late)
+    with pytest.raises(BusyError):
+        move(road, registry, ledger, **older, before=2, cause="by hand", why=["late"])
+    assert alias_now(road, Params.read(road.params), "champion") == 2
+    assert "the promotion of version 2 was cut off" in said(road, "status")
+    said(road, "run")
+    assert answers(road) == 2
 
 
 @pytest.mark.parametrize("length", [0, 4])

@@ -26,6 +26,7 @@ def test_on_the_same_machine_the_weights_are_the_same_to_the_last_bit_whatever_b
     rebuilt = Workspace(road.root.parent / "rebuilt")
     assert read_json(rebuilt.candidate / "staytuned.json")["train"]["seed"] == 7
     assert road.ledger.read_bytes() == before and not road.candidate.exists()
+    assert (rebuilt.root / ".gitignore").read_text() == "*\n"  # no repository around it is to take its rows
     refused(staytuned(road, "rebuild", "1", rebuilt.root), 65, "is not empty")
 
 

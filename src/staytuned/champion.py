@@ -45,7 +45,7 @@ def status(workspace: Workspace) -> None:
     if waiting := _not_taken_in(workspace):
         table.add_row("not taken in", waiting)
     table.add_row("drift", _drift(workspace, ledger))
-    table.add_row("next training", _trigger(entries))
+    table.add_row("next training", _trigger(entries, waiting))
     Console(markup=False).print(table)
 
 
@@ -93,14 +93,15 @@ def _drift(workspace: Workspace, ledger: Ledger) -> str:
     return str(report["said"])
 
 
-def _trigger(entries: list[Entry]) -> str:
+def _trigger(entries: list[Entry], waiting: str | None) -> str:
     last = next((entry for entry in reversed(entries) if entry.kind == TRIGGER), None)
     if last is None:
         return "at the next `staytuned run` that finds new rows or params"
     due = "due" if last.facts["retrain"] else "not due"
-    if last.facts["retrain"] and any(entry.kind == DECISION and entry.number > last.number for entry in entries):
-        due = "was due, and a model was trained"
-    return "\n".join([f"{due}, as of {_time(last)}", *last.facts["reasons"], *last.facts["waiting"]])
+    since = ", before the rows that are not taken in" if waiting else ""
+    if any(entry.kind == DECISION and entry.number > last.number for entry in entries):
+        due, since = f"was {due}, and a model was trained", f"{since}; `staytuned run --if-needed` asks again"
+    return "\n".join([f"{due}, as of {_time(last)}{since}", *last.facts["reasons"], *last.facts["waiting"]])
 
 
 def history(workspace: Workspace) -> None:
@@ -130,6 +131,8 @@ def _said(entry: Entry) -> str:
     facts = entry.facts
     if entry.kind == PROMOTION:
         return f"promotion ({facts['cause']}): version {facts['before'] or 'none'} → {facts['version']}"
+    if entry.kind == TRIGGER:
+        return f"trigger: a training is {'due' if facts['retrain'] else 'not due'}"
     return f"{entry.kind} {facts.get('outcome') or facts.get('version') or ''}".rstrip()
 
 
@@ -137,6 +140,8 @@ def _why(entry: Entry) -> list[str]:
     """The reasons; those of a promotion by the gate stand at its decision."""
     if entry.facts.get("cause") == GATE:
         return []
+    if entry.kind == TRIGGER:
+        return [*entry.facts["reasons"], *entry.facts["waiting"]]
     return list(entry.facts.get("why") or entry.facts.get("reasons") or [])
 
 
@@ -164,10 +169,12 @@ def promote(workspace: Workspace, version: int, why: str) -> None:
     """Make a registered version champion by hand, whatever the gate said of it, or did not.
 
     Raises:
-        DataError: it is the champion.
+        DataError: it is the champion, or the reason is blank.
         MissingError: the registry has no such version.
         RegistryError: its weights are not those that were registered.
     """
+    if not why.strip():
+        raise DataError("--why is blank; the ledger needs your reason")
     params = Params.read(workspace.params)
     with workspace.hold():
         registry, ledger = _opened(workspace, params)

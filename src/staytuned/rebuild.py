@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from staytuned import pipeline
 from staytuned.errors import DataError, MissingError, RegistryError, StageError
-from staytuned.files import read_json, sha256
+from staytuned.files import read_json, sha256, write_text
 from staytuned.params import Params
 from staytuned.processes import DRIVER
 from staytuned.progress import busy
@@ -67,6 +67,7 @@ def _furnish(workspace: Workspace, place: Workspace, lineage: Path) -> None:
     for name, target in FILES.items():
         (place.root / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(lineage / name, place.root / target)
+    write_text(place.root / ".gitignore", "*\n")  # it may lie in a repository, which is to take none of it
     for pointer in lineage.glob("*.dvc"):
         shutil.copy(pointer, place.root / "data")
     for folder in _yaml(place.params)["model"]["folders"]:  # its params may not be what this code calls valid

@@ -1,9 +1,9 @@
-"""``staytuned WORDS``, killed by SIGKILL just before or after one call.
+"""``staytuned WORDS``, killed by SIGKILL just before or after one call, or left without room on the disk.
 
-usage: python dies_at.py POINT before|after process|group WORDS...
+usage: python dies_at.py POINT before|after process|group|FILE WORDS...
 
 POINT is ``module:function`` or ``module:Class.method``, with ``(text)`` behind it where only a call with that text
-among its arguments counts.
+among its arguments counts. FILE is made as large as its disk allows; the command goes on.
 """
 
 import functools
@@ -13,27 +13,39 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from staytuned import cli
 
 
-def die(whole_group: bool) -> None:
-    """As a lack of memory or a power cut ends it: no handler runs."""
-    (os.killpg if whole_group else os.kill)(os.getpid(), signal.SIGKILL)  # it leads its group
+def strike(how: str) -> None:
+    """Kill, as a lack of memory or a power cut does: no handler runs. Or fill the disk."""
+    if how not in ("process", "group"):
+        fill(Path(how))
+    else:
+        (os.killpg if how == "group" else os.kill)(os.getpid(), signal.SIGKILL)  # it leads its group
 
 
-def dying(function: Callable[..., Any], text: str | None, after: bool, whole_group: bool) -> Callable[..., Any]:
-    """The function, as the last that is called."""
+def fill(file: Path) -> None:
+    """Let the file grow until no byte can be written to its disk."""
+    with file.open("ab", buffering=0) as handle, suppress(OSError):
+        while handle.write(bytes(2**20)):
+            pass
+
+
+def struck(function: Callable[..., Any], text: str | None, after: bool, how: str) -> Callable[..., Any]:
+    """The function, as the last that is called with room and alive."""
 
     @functools.wraps(function)
     def call(*args: Any, **facts: Any) -> Any:
         here = text is None or text in args
         if here and not after:
-            die(whole_group)
+            strike(how)
         result = function(*args, **facts)
-        if here:
-            die(whole_group)
+        if here and after:
+            strike(how)
         return result
 
     return call
@@ -41,13 +53,13 @@ def dying(function: Callable[..., Any], text: str | None, after: bool, whole_gro
 
 def main() -> int:
     """Run the command."""
-    point, when, who, *words = sys.argv[1:]
+    point, when, how, *words = sys.argv[1:]
     found = re.fullmatch(r"([\w.]+):([\w.]+)(?:\((\w+)\))?", point)
     assert found, point
     module, path, text = found.groups()
     *owners, name = path.split(".")
     place = functools.reduce(getattr, owners, importlib.import_module(module))
-    setattr(place, name, dying(getattr(place, name), text, when == "after", who == "group"))
+    setattr(place, name, struck(getattr(place, name), text, when == "after", how))
     sys.argv = ["staytuned", *words]
     return cli.main()
 

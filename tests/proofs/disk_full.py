@@ -1,85 +1,84 @@
-"""The disk is full, at one place after the other, from the start of a run to the promotion.
+"""The disk is full at every boundary from ingest to promotion; then there is room, and the same command again.
 
-usage: python tests/proofs/disk_full.py [STEP]
+usage: python tests/proofs/disk_full.py
 
-A tiny road with a champion and 200 new rows is run on a small disk of its own with no room left. While the run fails,
-it is given STEP KiB more (60 if none is named) and the same command again, so that it fails further on. Each failure
-must end with status 74, say where there was no room and what to do, leave no temporary file, and the champion must
-answer; at the end there must be what a run makes that had room: one new version, one promotion, nothing left to do.
-Prints what failed for want of room. Takes ten minutes.
+The boundaries, and what must be true in the end, are those of kill_loop.py. Just before each the disk, a small one of its
+own, is filled to the last byte. The command must end with status 74, with one error that says where there was no room and
+what to do; or go on to its end, where it has nothing left to write. While the disk is full the champion must answer. When
+there is room the same command must end as if nothing had been: one new version, one promotion, nothing left over. Takes 15
+minutes, and needs a Linux that lets this user mount a disk in a namespace (``unshare``).
 """
 
-import re
+import os
+import shutil
+import subprocess
 import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
+from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))  # for the tiny road
 
-from shell import staytuned, staytuned_in
-from tiny import make_rows, make_workspace, write_csv
+from kill_loop import COMMANDS, DIES_AT, POINTS, STAGES, Trial, resumed, unharmed
 
 from staytuned import serve
-from staytuned.registry.ledger import PROMOTION, Ledger
+from staytuned.pages import prefect_settings, start_prefect
 from staytuned.workspace import Workspace
 
 FULL = 74  # exit status
-PLACES = {"the registry", "split", "drift", "encode", "train", "evaluate", "the DVC remote"}  # that must have failed
+INSIDE = "STAYTUNED_MAY_MOUNT"  # environment variable: this process has a namespace for its mounts
+WRITE = {*STAGES, "Tracker.evidence", "push", "Registry.register"}  # the boundaries that must not go on without room
 
 
-def main(step: int) -> int:
-    """0 if all of these failed, and nothing was amiss."""
-    with tempfile.TemporaryDirectory() as scratch:
-        road = make_workspace(Path(scratch) / "road")
-        for words in (["ingest", rows(road, 600, 0)], ["run"], ["ingest", rows(road, 200, 1)]):
-            assert staytuned(road, *words).returncode == 0
-        failed = run_until_there_is_room(road, step)
-    for place, times in failed.items():
-        print(f"{place}: {times} times without room")
-    missing = sorted(PLACES - set(failed))
-    print(
-        f"{sum(failed.values())} runs without room, then one that ended: {f'NOT MET: {missing}' if missing else 'met'}"
-    )
-    return int(bool(missing))
+def main() -> int:
+    """0 if each trial ended as it must."""
+    if INSIDE not in os.environ:
+        os.environ[INSIDE] = "yes"
+        os.execvp("unshare", ["unshare", "--map-root-user", "--mount", sys.executable, __file__])
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:  # the mount goes with this process
+        disk, server = Path(scratch) / "disk", Workspace(Path(scratch))
+        disk.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "none", disk], check=True)
+        server.var.mkdir()
+        prefect_settings(server)
+        os.environ["PREFECT_API_URL"] = start_prefect(server)
+        told, found = unharmed(disk), dict[str, str]()
+        for cut, points in POINTS.items():
+            for point in points:
+                name = point.split(":")[1].removeprefix("run_stage(").rstrip(")")
+                found[name] = attempt(disk, cut, point, told["state"])
+                print(f"{name}: {found[name]}", flush=True)
+        wrong = [name for name, said in found.items() if said not in ("no room", "went on")]
+        wrong += [name for name in WRITE if found[name] == "went on"]
+    stopped = sum(said == "no room" for said in found.values())
+    print(f"{len(found)} boundaries: {stopped} ended for want of room, {len(found) - stopped - len(wrong)} went on")
+    print(f"NOT MET: {', '.join(wrong)}" if wrong else "met")
+    return int(bool(wrong))
 
 
-def rows(road: Workspace, count: int, seed: int) -> Path:
-    """A file of them."""
-    return write_csv(road.root / f"{seed}.csv", make_rows(count, seed))
-
-
-def run_until_there_is_room(road: Workspace, step: int) -> Counter[str]:
-    """Run with more and more room; the places where it failed, and how often at each."""
-    failed, room = Counter[str](), 0
-    by_dvc = {road.root / ".dvc", road.var / "remote"}  # which has temporary files of its own
-    while (done := staytuned_in(room, road, "run")).returncode:
-        last = done.stderr.splitlines()[-1]
-        assert done.returncode == FULL and "Traceback" not in done.stderr, done.stderr
-        assert (
-            "no room to write at" in done.stderr and "free some space, then run the same command again" in done.stderr
-        )
-        left = [path for path in road.root.rglob("*.tmp") if not by_dvc & {*path.parents}]
-        assert not left, left
-        assert serve.predict_text(road, "a lovely lamp").endswith("version 1")
-        failed[place(road, last)] += 1
-        print(f"{room} KiB: {last}", flush=True)
-        room += step
-    assert serve.predict_text(road, "a lovely lamp").endswith("version 2"), done.stdout
-    assert [entry.kind for entry in Ledger(road.ledger).entries()].count(PROMOTION) == 2
-    again = staytuned(road, "run")
-    assert again.returncode == 0 and "nothing to do" in again.stdout, again.stderr
-    return failed
-
-
-def place(road: Workspace, said: str) -> str:
-    """What failed by the words of its error: a stage, or the file."""
-    stage = re.match("error: stage '(.*)' ended", said)
-    file = re.match("error: no room to write at (.*?): the disk", said)
-    if stage or not file:
-        return stage[1] if stage else said
-    return file[1].removeprefix(f"{road.root}/").split("/models/")[0]
+def attempt(disk: Path, cut: str, point: str, expected: dict[str, Any]) -> str:
+    """One trial: what came of it, in two words if that is right."""
+    trial = Trial(disk, "trial", disk / "before" / cut, own_server=cut == "stages")  # whose files lie on the disk too
+    balloon = disk / "balloon"
+    status = trial.start(sys.executable, DIES_AT, point, "before", balloon, *COMMANDS[cut]).wait(300)
+    said = (trial.folder / "said").read_text(errors="replace")
+    try:
+        assert balloon.exists(), "was never reached"
+        assert status in (0, FULL) and "Traceback" not in said, f"ended with {status}: {said}"
+        assert status == 0 or "error: no room to write at" in said, f"does not say where: {said}"
+        answered = serve.predict_text(trial.workspace, "a lovely lamp").split("version ")[1]
+        assert status != 0 or cut == "rows" or answered == "2", f"went on, and version {answered} answers"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        balloon.unlink(missing_ok=True)
+    try:
+        wrong = resumed(trial, cut, expected)["wrong"]
+    except Exception as error:
+        return f"again: {type(error).__name__}: {error}"
+    shutil.rmtree(trial.folder)
+    return f"is not as it should be: {wrong}" if wrong else "went on" if status == 0 else "no room"
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 60))
+    sys.exit(main())

@@ -207,12 +207,24 @@ class Registry:
                 input_example=inputs,
                 pip_requirements=[f"{name}=={_installed(name)}" for name in EXACT],
             )
-            self.client.log_model_artifacts(model, str(folder))
+            try:
+                self.client.log_model_artifacts(model, str(folder))
+            except Exception:
+                self._forget(model)
+                raise
         self.client.finalize_logged_model(model, "READY")
         self.client.log_outputs(run_id, [LoggedModelOutput(model, step=0)])
         if not self.client.search_registered_models(f"name = '{self.model}'"):
             self.client.create_registered_model(self.model)
         return self._new_version(model, run_id, {KEY: key, WEIGHTS: weights}, card)
+
+    def _forget(self, model: str) -> None:
+        """Remove what was written of a model before it failed: each further try would leave as much again."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        with suppress(Exception):  # what failed is what must be told
+            get_artifact_repository(self.client.get_logged_model(model).artifact_location).delete_artifacts()
+            self.client.finalize_logged_model(model, "FAILED")
 
     @answering()
     def register_again(self, key: str | None, weights: str) -> int | None:
