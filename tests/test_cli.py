@@ -141,3 +141,4 @@ def test_arguments_reach_their_command() -> None:
     expected = {"file": Path("in.csv"), "out": Path("out.csv"), "text": None, "workspace": Path("w")}
     assert isinstance(found, argparse.Namespace)
     assert {name: getattr(found, name) for name in expected} == expected
+    assert cli.parser().parse_args(["status", "--workspace", "w"]).workspace == Path("w")

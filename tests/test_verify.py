@@ -1,10 +1,12 @@
 """``staytuned train --verify``: the candidate, trained again elsewhere, is the same to the last bit, or it is said."""
 
+from pathlib import Path
+
 import pytest
-from tiny import set_params
+from tiny import make_workspace, set_params
 
 from staytuned import verify
-from staytuned.errors import TrainingError
+from staytuned.errors import DataError, TrainingError
 from staytuned.files import sha256
 from staytuned.params import Params
 from staytuned.workspace import Workspace
@@ -31,3 +33,8 @@ def test_other_bits_are_an_error_of_training(road: Workspace) -> None:
     with pytest.raises(TrainingError, match=r"with seed 7 and 1 thread\(s\).* SHA-256 b, not a") as caught:
         verify._compared("a", "b", Params.read(road.params))
     assert caught.value.exit_status == 70
+
+
+def test_without_rows_training_asks_for_some(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no batch yet; add one with `staytuned ingest FILE`"):
+        verify.train(make_workspace(tmp_path / "road"), verify=False)

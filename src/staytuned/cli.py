@@ -236,6 +236,7 @@ def parser() -> argparse.ArgumentParser:
         first, form = text.splitlines()[0], argparse.RawDescriptionHelpFormatter
         sub = commands.add_parser(command.__name__, help=first, description=text, formatter_class=form)
         sub.set_defaults(command=command, usage_error=sub.error)
+        sub.add_argument("--workspace", type=path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # here too
         if command is run:
             sub.add_argument("--if-needed", action="store_true", help="train only if a trigger asks for it")
         elif command is train:
@@ -254,11 +255,10 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--seeds", nargs="+", type=int, default=[1], help="of the trainings, one run for each")
         elif command is demo:
             sub.add_argument("folder", type=path, nargs="?", default=path("demo"), help="default: demo")
-        elif command is rollback:
-            sub.add_argument("--why", metavar="TEXT", help="what the ledger says about it")
-        elif command is promote:
-            sub.add_argument("version", type=int)
-            sub.add_argument("--why", metavar="TEXT", required=True, help="what the ledger says about it")
+        elif command in (rollback, promote):
+            if command is promote:
+                sub.add_argument("version", type=int)
+            sub.add_argument("--why", metavar="TEXT", required=command is promote, help="for the ledger")
         elif command is rebuild:
             sub.add_argument("version", type=int)
             sub.add_argument("folder", type=path, nargs="?", help="to build in; default: one that is gone afterwards")

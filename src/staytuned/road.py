@@ -66,8 +66,7 @@ def run(workspace: Workspace, only_if_needed: bool = False) -> None:
 def _outcome(workspace: Workspace, params: Params, only_if_needed: bool) -> "Release | Answer | None":
     """What the flow comes to; None where no trigger asks for it, which is said."""
     _check_base(workspace, params)
-    if not batches.manifest(workspace):
-        _first_batch(workspace, params)
+    first_batch(workspace, params)
     if only_if_needed:
         from staytuned import situation
 
@@ -104,7 +103,14 @@ def _check_base(workspace: Workspace, params: Params) -> None:
     encode.fitted(workspace, params)
 
 
-def _first_batch(workspace: Workspace, params: Params) -> None:
+def first_batch(workspace: Workspace, params: Params) -> None:
+    """Where there is no batch yet, take in the example's rows.
+
+    Raises:
+        DataError: the params name no example.
+    """
+    if batches.manifest(workspace):
+        return
     source = params.ingest.example
     if source is None:
         raise DataError("there is no batch yet; add one with `staytuned ingest FILE`")

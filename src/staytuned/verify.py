@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from staytuned import pipeline
+from staytuned import pipeline, road
 from staytuned.errors import StageError, TrainingError
 from staytuned.files import sha256
 from staytuned.params import Params
@@ -28,6 +28,7 @@ def train(workspace: Workspace, verify: bool) -> None:
         TrainingError: it came out otherwise.
     """
     params = Params.read(workspace.params)
+    road.first_batch(workspace, params)
     with workspace.hold():
         pipeline.pin_code(workspace)
         later = pipeline.stages_from(workspace, TRAIN)

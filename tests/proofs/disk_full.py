@@ -2,11 +2,11 @@
 
 usage: python tests/proofs/disk_full.py
 
-The boundaries, and what must be true in the end, are those of kill_loop.py. Just before each the disk, a small one of its
-own, is filled to the last byte. The command must end with status 74, with one error that says where there was no room and
-what to do; or go on to its end, where it has nothing left to write. While the disk is full the champion must answer. When
-there is room the same command must end as if nothing had been: one new version, one promotion, nothing left over. Takes 15
-minutes, and needs a Linux that lets this user mount a disk in a namespace (``unshare``).
+The boundaries, and what must be true in the end, are those of kill_loop.py. Just before each the disk, a small one of
+its own, is filled to the last byte. The command must end with status 74, with one error that says where there was no
+room and what to do; or go on to its end, where it has nothing left to write. While the disk is full the champion must
+answer. When there is room the same command must end as if nothing had been: one new version, one promotion, nothing
+left over. Takes 15 minutes, and needs a Linux that lets this user mount a disk in a namespace (``unshare``).
 """
 
 import os
