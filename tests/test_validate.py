@@ -11,11 +11,12 @@ from typing import Any
 import pandas
 import pyarrow.parquet
 import pytest
+from shell import no_room
 from tiny import make_rows, set_params
 
 from staytuned import tasks
 from staytuned.data import batches
-from staytuned.data.contract import REPEAT
+from staytuned.data.contract import REPEAT, Checkpoint, Contract
 from staytuned.data.readers import Reader
 from staytuned.errors import BudgetError
 from staytuned.files import read_json, sha256
@@ -350,3 +351,10 @@ def test_labels_are_made_from_ratings(tmp_path: Path, rating: str | None, label:
     params = params.model_copy(update={"task": params.task.model_copy(update={"label_from_rating": rule})})
     (found,) = tasks.load(params).labels(pandas.DataFrame({"rating": [rating], "label": ["ignored"]}))
     assert found == label if label else pandas.isna(found)
+
+
+def test_a_page_that_cannot_be_written_is_an_error_and_not_half_a_page() -> None:
+    checkpoint = Checkpoint(Contract(80, ["text"], False, True))
+    frame = pandas.DataFrame({"text": ["a lamp"], "label": ["positive"], "batch": ["b"]}, dtype="string")
+    with no_room(above=4096), pytest.raises(OSError, match="File too large"):
+        checkpoint.reasons("rows", frame)

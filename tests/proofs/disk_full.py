@@ -59,9 +59,10 @@ def main() -> int:
 def attempt(disk: Path, cut: str, point: str, expected: dict[str, Any]) -> str:
     """One trial: what came of it, in two words if that is right."""
     trial = Trial(disk, "trial", disk / "before" / cut, own_server=cut == "stages")  # whose files lie on the disk too
-    balloon = disk / "balloon"
+    balloon, trial.log = disk / "balloon", disk.with_name("said")  # the words have room
+    trial.log.write_bytes(b"")
     status = trial.start(sys.executable, DIES_AT, point, "before", balloon, *COMMANDS[cut]).wait(300)
-    said = (trial.folder / "said").read_text(errors="replace")
+    said = trial.log.read_text(errors="replace")
     try:
         assert balloon.exists(), "was never reached"
         assert status in (0, FULL) and "Traceback" not in said, f"ended with {status}: {said}"

@@ -87,13 +87,14 @@ class Trial:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.workspace = Workspace(shutil.copytree(template, self.folder / "road", symlinks=True))
         (self.folder / "tmp").mkdir()
+        self.log = self.folder / "said"
         self.environment = os.environ | {MARK: name, "TMPDIR": str(self.folder / "tmp")}
         if own_server:
             del self.environment["PREFECT_API_URL"]
 
     def start(self, *words: object) -> subprocess.Popen[bytes]:
         """A process in a group of its own, whose words go to a file."""
-        with (self.folder / "said").open("ab") as log:
+        with self.log.open("ab") as log:
             return subprocess.Popen(
                 [*map(str, words)],
                 cwd=self.workspace.root,
@@ -114,7 +115,7 @@ class Trial:
 
     def said(self) -> str:
         """The last of it."""
-        return (self.folder / "said").read_text(errors="replace")[-1500:]
+        return self.log.read_text(errors="replace")[-1500:]
 
     def processes(self) -> list[Path]:
         """What this trial started, and what that started, as long as it lives."""

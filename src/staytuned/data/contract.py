@@ -1,7 +1,9 @@
 """The data contract of a task as a Great Expectations suite, and the pages that show how rows fared."""
 
 import gc
+import logging
 import re
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,16 @@ class Contract:
     labelled: bool
 
 
+class _Raising(logging.Handler):
+    """Great Expectations logs that a page could not be written, and goes on with half of it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Raise what it caught."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise error
+
+
 class Checkpoint:
     """A Great Expectations checkpoint over the contract."""
 
@@ -36,6 +48,8 @@ class Checkpoint:
         import great_expectations as gx
         from great_expectations.checkpoint import UpdateDataDocsAction
 
+        log = logging.getLogger("great_expectations.render.renderer.site_builder")
+        log.handlers, log.propagate = [_Raising()], False
         self._folder = tempfile.TemporaryDirectory()
         context = gx.get_context(mode="ephemeral")
         context.variables.progress_bars = {"globally": False}
