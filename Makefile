@@ -13,7 +13,7 @@ IMAGE ?= staytuned
 BUILD_FLAGS ?=
 KILLS ?= 50
 
-.PHONY: run test test-slow check ui demo backtest lock image bench benchmark-training benchmark-sweep kill-training kill-loop watch-proof clean
+.PHONY: run test test-slow check ui demo backtest lock image bench benchmark-training benchmark-sweep kill-training kill-loop disk-full watch-proof clean
 
 run: $(INSTALLED)
 	@$(RUN) run
@@ -50,6 +50,10 @@ kill-training: $(INSTALLED)
 # SIGKILL at every boundary and at KILLS random instants; an hour, but it goes on where it was
 kill-loop: $(INSTALLED)
 	$(BIN)/python tests/proofs/kill_loop.py kill-loop --kills $(KILLS)
+
+# the disk full at every boundary; a quarter of an hour, and a Linux where unshare may mount
+disk-full: $(INSTALLED)
+	$(BIN)/python tests/proofs/disk_full.py
 
 # a run by cron on a standing Prefect server; some minutes
 watch-proof: $(INSTALLED)
