@@ -90,7 +90,7 @@ def change(path: Path, differences: dict[str, Any]) -> None:
 def _update(params: Any, differences: dict[str, Any]) -> None:
     """Change values in place."""
     for name, value in differences.items():
-        whole = name in REPLACED or (name == "task" and value["name"] != params[name]["name"])
+        whole = name in REPLACED or (name == "task" and value.get("name", params[name]["name"]) != params[name]["name"])
         if isinstance(value, dict) and name in params and not whole:
             _update(params[name], value)
             continue

@@ -57,7 +57,7 @@ def _kept(folder: Path, key: str, names: list[bytes]) -> dict[bytes, numpy.ndarr
     """What is kept of some texts."""
     found = dict[bytes, numpy.ndarray]()
     wanted = pyarrow.array(names, pyarrow.binary(NAME))
-    for piece in sorted(folder.glob("*")):
+    for piece in sorted(folder.glob("*.arrow")):
         table = read_piece(piece, key)
         if table is None:
             piece.unlink()
