@@ -268,6 +268,25 @@ def test_a_run_that_died_with_its_worker_is_taken_up_by_the_next(road: Workspace
     assert [entry.kind for entry in Ledger(road.ledger).entries()].count(DECISION) == 2
 
 
+def test_without_a_server_it_has_one_of_its_own_for_its_time(road: Workspace) -> None:
+    alone = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    set_params(road, watch__cron=None)
+    log = road.root / "watch.log"
+    with log.open("w") as handle, ExitStack() as started:
+        watch = subprocess.Popen(
+            command("watch"), cwd=road.root, stdout=handle, stderr=handle, start_new_session=True, env=alone
+        )
+        started.callback(end, watch)
+        wait(lambda: "Prefect: http://127.0.0.1:" in log.read_text(), 150, log)
+        server = log.read_text().partition("Prefect: ")[2].partition(";")[0]
+        assert server != os.environ["PREFECT_API_URL"]
+        wait(lambda: states(server, road) == ["COMPLETED"], 150, log)
+        os.killpg(watch.pid, signal.SIGINT)
+        assert watch.wait(60) == 130, log.read_text()
+    with pytest.raises(urllib3.exceptions.MaxRetryError):
+        asked(server, "flow_runs")
+
+
 def end(group: "subprocess.Popen[bytes]") -> None:
     """Kill a process and all in its group."""
     with suppress(ProcessLookupError):
