@@ -94,6 +94,9 @@ def test_a_saved_optimizer_goes_on_with_the_same_bits() -> None:
     second = Side(Bag(), True, len(batches))
     second.model.load_state_dict(first.model.state_dict())
     saved = first.optimizer.state_dict()
+    (table,) = (state for state in saved["state"].values() if "rows" in state)
+    assert table["rows"].tolist() == sorted({word for ids in batches[:61] for word in ids})  # of the others nothing
+    assert len(table["exp_avg"]) == len(table["exp_avg_sq"]) == len(table["rows"]) < WORDS
     saved["param_groups"] = json.loads(json.dumps(saved["param_groups"]))
     second.optimizer.load_state_dict(saved)
     second.schedule.load_state_dict(first.schedule.state_dict())

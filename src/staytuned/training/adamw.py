@@ -12,6 +12,8 @@ from transformers import PreTrainedModel
 SWEEP = 50  # steps after which all rows that still move are brought up to date
 STILL = 200  # steps without a gradient after which momentum moves a row by less than the rounding of its weights
 
+MOMENTA = ("exp_avg", "exp_avg_sq")
+
 Group = dict[str, Any]
 
 
@@ -69,6 +71,16 @@ class AdamW(torch.optim.AdamW):
             self._make_up(group, weight, torch.arange(len(weight)))
             group["rates"].clear()
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch gives it, but of a table the momentum of rows that have had a gradient: the others have none."""
+        whole = super().state_dict()
+        return whole | {"state": {place: _compact(state) for place, state in whole["state"].items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what ``state_dict`` gave."""
+        states = {place: _whole(state) for place, state in state_dict["state"].items()}
+        super().load_state_dict(state_dict | {"state": states})
+
     def _grouped(self) -> Iterator[tuple[Group, Tensor]]:
         for weight in self._tables:
             yield next((group, weight) for group in self.param_groups if any(weight is p for p in group["params"]))
@@ -120,7 +132,7 @@ class AdamW(torch.optim.AdamW):
         shrunk = numpy.append(1.0, numpy.cumprod((1 - rates * group["weight_decay"])[::-1]))  # by the last steps
         weight.index_copy_(0, rows, weight[rows] * torch.from_numpy(shrunk).to(weight)[lag, None])
         was = rows[state["moved"][rows] > 0]
-        for name, beta in zip(("exp_avg", "exp_avg_sq"), group["betas"], strict=True):
+        for name, beta in zip(MOMENTA, group["betas"], strict=True):
             faded = beta ** (now - state["done"][was])
             state[name].index_copy_(0, was, state[name][was] * faded[:, None])
 
@@ -144,6 +156,21 @@ class AdamW(torch.optim.AdamW):
         state = self.state[weight]
         for table, part in zip((weight, state["exp_avg"], state["exp_avg_sq"]), parts, strict=True):
             table.index_copy_(0, rows, part)
+
+
+def _compact(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    if "moved" not in state:
+        return state
+    rows = (state["moved"] > 0).nonzero().squeeze(1)
+    return state | {"rows": rows} | {name: state[name][rows] for name in MOMENTA}
+
+
+def _whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    if "rows" not in state:
+        return state
+    rest = {name: value for name, value in state.items() if name != "rows"}
+    tables = {name: state[name].new_zeros(len(state["done"]), state[name].shape[1]) for name in MOMENTA}
+    return rest | {name: table.index_copy_(0, state["rows"], state[name]) for name, table in tables.items()}
 
 
 def _fused(group: Group, parts: list[Tensor], slope: Tensor, step: float, rate: float) -> None:
