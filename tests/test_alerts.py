@@ -70,7 +70,7 @@ def test_a_failure_is_told_and_goes_on(receiver: Receiver) -> None:
     ("outcome", "title", "said"),
     [
         ("PROMOTE", "promotion", "version 4 is champion; nothing needs to be done\nmacro-F1 +0.020"),
-        ("BLOCK", "blocked", "the gate blocked the candidate; the champion stays"),
+        ("BLOCK", "blocked", "the gate blocked the candidate; the champion, if any, stays"),
         ("HOLD", None, None),
     ],
 )
