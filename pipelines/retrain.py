@@ -122,7 +122,7 @@ def foretell(workspace: Workspace, params: Params) -> None:
 def tell(params: Params, outcome: Release) -> None:
     """Send word of a promotion or a blocked gate."""
     reasons = "\n".join(outcome.decision.reasons)
-    if outcome.decision.outcome == "PROMOTE":
+    if outcome.moved:
         text = f"version {outcome.version} is champion; nothing needs to be done\n{reasons}"
         alerts.send(params, "promotion", text)
     elif outcome.decision.outcome == "BLOCK":

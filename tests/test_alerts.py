@@ -78,7 +78,10 @@ def test_a_promotion_and_a_blocked_gate_are_told_with_their_reasons(
     receiver: Receiver, outcome: Outcome, title: str | None, said: str | None
 ) -> None:
     retrain = runpy.run_path(str(OURS.parent / "pipelines" / "retrain.py"))
-    retrain["tell"](params(receiver.url), Release("key", Decision(outcome, ["macro-F1 +0.020"]), 4, "champion"))
+    retrain["tell"](
+        params(receiver.url),
+        Release("key", Decision(outcome, ["macro-F1 +0.020"]), 4, "champion", outcome == "PROMOTE"),
+    )
     assert [got["title"] for got in receiver.got] == ([f"staytuned, sentiment: {title}"] if title else [])
     assert all(got["message"].startswith(said) and "macro-F1 +0.020" in got["message"] for got in receiver.got)
 

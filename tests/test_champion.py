@@ -148,6 +148,19 @@ def test_a_promotion_by_hand_needs_a_reason_and_keeps_it(road: Workspace) -> Non
     assert "judged by the editors" in said(road, "status")
 
 
+def test_a_champion_that_is_judged_again_is_not_promoted_to_itself(
+    road: Workspace, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(alerts.FURTHER, f"{receiver.url}/one")
+    before, moves = last(road).number, len(promotions(Ledger(road.ledger)))
+    set_params(road, gate__margin=0.7)
+    assert "PROMOTE" in said(road, "run")
+    entries = Ledger(road.ledger).entries()
+    assert [entry.kind for entry in entries if entry.number > before][-1] == "decision"
+    assert len(promotions(Ledger(road.ledger))) == moves and receiver.got == []
+    assert "nothing to do" in said(road, "run") and Ledger(road.ledger).entries() == entries
+
+
 def test_a_promotion_by_hand_of_what_is_not_there_or_is_champion_is_refused(road: Workspace) -> None:
     refused(staytuned(road, "promote", 9, "--why", "x"), 66, "the registry has no version 9 of 'tiny'; known: 1, 2")
     refused(staytuned(road, "promote", 2, "--why", "x"), 65, "version 2 is the champion already")

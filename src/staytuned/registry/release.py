@@ -59,6 +59,7 @@ class Release:
     decision: Decision
     version: int | None  # None: blocked, not registered
     alias: str | None  # that the version has now
+    moved: bool = False  # whether it became champion by this
 
 
 def key_of(workspace: Workspace, params: Params) -> str:
@@ -77,7 +78,7 @@ def finished(workspace: Workspace, params: Params) -> Release | None:
     if entry is None or unconfirmed(ledger):
         return None
     decision = Decision(entry.facts["outcome"], entry.facts["reasons"])
-    last = ledger.last(LAST_STEP[decision.outcome], key)
+    last = ledger.last(LAST_STEP[decision.outcome], key) or _standing(ledger, entry)
     if last is None or pipeline.stale(workspace):
         return None
     version, champion = last.facts.get("version"), wanted(ledger)["champion"]
@@ -112,14 +113,23 @@ def release(workspace: Workspace, params: Params, registry: Registry, run_id: st
         version = _registered(workspace, params, registry, ledger, entry, report, run_id, reload)
         write_page(workspace, ledger.entries(), report, decision, version)
         if decision.outcome == "PROMOTE":
-            _promote(workspace, registry, ledger, entry, report, version)
-            outcome = Release(key, decision, version, CHAMPION)
+            moved = _standing(ledger, entry) is None
+            if moved:
+                _promote(workspace, registry, ledger, entry, report, version)
+            outcome = Release(key, decision, version, CHAMPION, moved)
         else:
             registry.set_alias(CHALLENGER, version)
             ledger.append(kinds.CHALLENGE, key=key, version=version)
             outcome = Release(key, decision, version, CHALLENGER)
     witness(registry, ledger)
     return outcome
+
+
+def _standing(ledger: Ledger, decided: Entry) -> Entry | None:
+    """The champion's promotion, where the decision is on the champion itself, judged again: then nothing moves."""
+    last = ledger.last(kinds.PROMOTION)
+    stands = last and decided.facts["outcome"] == "PROMOTE" and decided.facts["weights"] == last.facts["weights"]
+    return last if stands else None
 
 
 def _decided(workspace: Workspace, params: Params, ledger: Ledger, run_id: str, key: str) -> Entry:
