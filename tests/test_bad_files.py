@@ -216,6 +216,24 @@ def test_rows_that_cannot_teach_the_task_stop_the_split(tmp_path: Path, labels: 
     assert pyarrow.parquet.read_metadata(workspace.split).num_rows == len(labels) + 200
 
 
+def test_every_batch_above_the_budget_is_named_with_its_file(tmp_path: Path) -> None:
+    workspace = fresh(tmp_path / "workspace")
+    for place, name in enumerate(("june.csv", "july.csv", "good.csv")):
+        rows = make_rows(20, seed=place)
+        take_in(
+            workspace,
+            write_csv(
+                tmp_path / name,
+                [*rows[:5], *(row | {"label": "meh"} for row in rows[5:])] if name != "good.csv" else rows,
+            ),
+        )
+    with pytest.raises(BudgetError) as caught:
+        validate.run(workspace, Params.read(workspace.params))
+    said = str(caught.value)
+    assert said.count("15 bad rows of 20") == 2
+    assert ["june.csv" in said, "july.csv" in said, "good.csv" in said] == [True, True, False]
+
+
 def test_above_the_budget_nothing_is_accepted_until_the_rows_are_corrected(tmp_path: Path) -> None:
     workspace = fresh(tmp_path / "workspace")
     bad = [row | {"label": "meh"} for row in make_rows(30, seed=1)]

@@ -323,7 +323,7 @@ def test_above_the_budget_the_run_stops_and_the_accepted_rows_stay_as_they_were(
     with pytest.raises(BudgetError) as caught:
         validate.run(workspace, strict)
     said = str(caught.value)
-    assert f"batch {batch} has 2 bad rows of 4, more than the 25% of validate.quarantine_budget" in said
+    assert f"batch {batch} (rows.jsonl) has 2 bad rows of 4, more than the 25% of validate.quarantine_budget" in said
     assert f"2 × {OTHER}" in said
     assert f"correct them in a copy of {workspace.quarantine}, then `staytuned readmit COPY`" in said
     assert sha256(workspace.accepted) == before

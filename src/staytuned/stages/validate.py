@@ -146,6 +146,7 @@ def _report(tallies: list[Tally], readmitted: set[str]) -> dict[str, Any]:
     batches: list[dict[str, Any]] = [
         {
             "batch": tally.batch.batch[:16],
+            "file": tally.batch.file,
             "rows": tally.batch.rows,
             "accepted": tally.accepted,
             "quarantined": len(tally.quarantined),
@@ -165,13 +166,11 @@ def _report(tallies: list[Tally], readmitted: set[str]) -> dict[str, Any]:
     return {**totals, "batches": batches}
 
 
-def _over_budget(report: dict[str, Any], budget: float) -> str | None:
-    """What to say of a batch with too many bad rows: its source may be broken. Rows corrected by hand are few."""
-    for batch in report["batches"]:
-        bad = batch["bad"]
-        if bad > budget * batch["rows"] and not batch["corrects"]:
-            return (
-                f"batch {batch['batch']} has {bad} bad rows of {batch['rows']}, more than the "
-                f"{budget:.0%} of validate.quarantine_budget: {'; '.join(batch['said'])}"
-            )
-    return None
+def _over_budget(report: dict[str, Any], budget: float) -> str:
+    """What to say of batches with too many bad rows: a source may be broken. Rows corrected by hand are few."""
+    return "\n".join(
+        f"batch {batch['batch']} ({batch['file']}) has {batch['bad']} bad rows of {batch['rows']}, more than the "
+        f"{budget:.0%} of validate.quarantine_budget: {'; '.join(batch['said'])}"
+        for batch in report["batches"]
+        if batch["bad"] > budget * batch["rows"] and not batch["corrects"]
+    )
