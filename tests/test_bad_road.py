@@ -139,6 +139,19 @@ def test_a_run_waits_for_a_registry_that_is_locked_for_a_minute_while_it_trains(
     assert alias_now(road, Params.read(road.params), "champion") == 2 and nothing_to_do(road)
 
 
+def test_what_a_writer_that_was_killed_left_half_done_is_taken_back(road: Workspace) -> None:
+    killed = (
+        "import os, signal, sqlite3\n"
+        "db = sqlite3.connect('var/mlflow.db'); db.execute('PRAGMA cache_size = 1')\n"
+        "db.execute('DELETE FROM registered_model_aliases'); db.execute('UPDATE params SET value = 1')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", killed], cwd=road.root)
+    assert database(road).with_name("mlflow.db-journal").stat().st_size > 0
+    assert nothing_to_do(road)
+    assert alias_now(road, Params.read(road.params), "champion") == 1
+
+
 def test_a_damaged_registry_is_named(road: Workspace) -> None:
     whole = database(road).read_bytes()
     database(road).write_bytes(whole[: len(whole) // 2] + b"no database")

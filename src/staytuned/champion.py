@@ -14,7 +14,7 @@ from staytuned.files import read_json, sha256
 from staytuned.params import Params
 from staytuned.progress import busy
 from staytuned.registry import pin
-from staytuned.registry.ledger import DECISION, PROMOTION, TRIGGER, Entry, Ledger
+from staytuned.registry.ledger import DECISION, PROMOTION, TRIGGER, WITHDRAWAL, Entry, Ledger, check_reason
 from staytuned.registry.promotion import BY_HAND, GATE, ROLLBACK, check_heads, line, move, promotions, unconfirmed
 from staytuned.registry.versions import KEY, WEIGHTS, Registry
 from staytuned.workspace import Workspace
@@ -133,6 +133,8 @@ def _said(entry: Entry) -> str:
         return f"promotion ({facts['cause']}): version {facts['before'] or 'none'} → {facts['version']}"
     if entry.kind == TRIGGER:
         return f"trigger: a training is {'due' if facts['retrain'] else 'not due'}"
+    if entry.kind == WITHDRAWAL:
+        return f"withdrawal of batch {facts['batch']}: {facts['rows']:,} rows of {facts['file']}"
     return f"{entry.kind} {facts.get('outcome') or facts.get('version') or ''}".rstrip()
 
 
@@ -173,8 +175,7 @@ def promote(workspace: Workspace, version: int, why: str) -> None:
         MissingError: the registry has no such version.
         RegistryError: its weights are not those that were registered.
     """
-    if not why.strip():
-        raise DataError("--why is blank; the ledger needs your reason")
+    check_reason(why)
     params = Params.read(workspace.params)
     with workspace.hold():
         registry, ledger = _opened(workspace, params)

@@ -53,6 +53,16 @@ def readmit(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     road.readmit(workspace, arguments.file)
 
 
+def withdraw(workspace: "Workspace", arguments: argparse.Namespace) -> None:
+    """Take a batch out, so that the next run trains without its rows.
+
+    Example: staytuned withdraw 1ff7ae71ea61f03b --why "labelled by the wrong team"
+    """
+    from staytuned import road
+
+    road.withdraw(workspace, arguments.batch, arguments.why)
+
+
 def example(workspace: "Workspace", arguments: argparse.Namespace) -> None:
     """Fetch one source of the example data into data/incoming.
 
@@ -211,7 +221,7 @@ def init(workspace: "Workspace", arguments: argparse.Namespace) -> None:
 
 
 COMMANDS: list[Command] = [
-    *(run, ingest, readmit, example, watch, predict, drift, train),
+    *(run, ingest, readmit, withdraw, example, watch, predict, drift, train),
     *(status, history, rollback, promote, rebuild, sync),
     *(compare, backtest, demo, ui, init),
 ]
@@ -255,10 +265,12 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--seeds", nargs="+", type=int, default=[1], help="of the trainings, one run for each")
         elif command is demo:
             sub.add_argument("folder", type=path, nargs="?", default=path("demo"), help="default: demo")
-        elif command in (rollback, promote):
+        elif command in (rollback, promote, withdraw):
             if command is promote:
                 sub.add_argument("version", type=int)
-            sub.add_argument("--why", metavar="TEXT", required=command is promote, help="for the ledger")
+            elif command is withdraw:
+                sub.add_argument("batch", help="its 16 digits, as `ingest` says them; another word lists all")
+            sub.add_argument("--why", metavar="TEXT", required=command is not rollback, help="for the ledger")
         elif command is rebuild:
             sub.add_argument("version", type=int)
             sub.add_argument("folder", type=path, nargs="?", help="to build in; default: one that is gone afterwards")

@@ -22,6 +22,7 @@ from staytuned.pages import prefect_settings, prefect_starting
 from staytuned.params import Params
 from staytuned.progress import busy
 from staytuned.registry import pin
+from staytuned.registry.ledger import WITHDRAWAL, Ledger, check_reason
 from staytuned.registry.release import Release, finished
 from staytuned.registry.versions import Registry
 from staytuned.summary import not_due, summary
@@ -197,6 +198,25 @@ def _arrive(workspace: Workspace, reader: Reader) -> tuple["Batch", bool]:
     else:
         print(f"batch {batch.batch[:16]} holds these {batch.rows} rows since {batch.arrived}; nothing was added")
     return batch, new
+
+
+def withdraw(workspace: Workspace, name: str, why: str) -> None:
+    """Take a batch out. DVC keeps its rows, so that a version that learned from them can be built again.
+
+    Raises:
+        DataError: the reason is blank.
+        MissingError: there is no such batch.
+    """
+    check_reason(why)
+    params = Params.read(workspace.params)
+    with workspace.hold():
+        batch = batches.of_name(workspace, name)
+        ledger = Ledger.of(workspace, params)
+        ledger.append(WITHDRAWAL, batch=name, file=batch.file, rows=batch.rows, why=[why])
+        batches.take_out(workspace, batch)
+        pin.refresh(workspace, params, arrived=True)
+        pipeline.track(workspace, workspace.batches, workspace.pin)
+    print(f"withdrew batch {name}, {batch.rows:,} rows of {batch.file}; `staytuned run` trains without them")
 
 
 def sync(workspace: Workspace) -> None:

@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 
 from staytuned.data.readers import CORE, NO_SOURCE, OWN, Reader, Row
-from staytuned.errors import DataError
+from staytuned.errors import DataError, MissingError
 from staytuned.files import PARQUET, replacing, write_text
 from staytuned.sections import Columns
 from staytuned.workspace import Workspace
@@ -77,16 +77,39 @@ def add(workspace: Workspace, reader: Reader, readmits: bool = False) -> tuple[B
     if entry.batch in known:
         temporary.unlink()
         return known[entry.batch], False
-    lines = [json.dumps(asdict(batch), sort_keys=True) for batch in (*known.values(), entry)]
     try:
         temporary.replace(path_of(workspace, entry.batch))
-        write_text(workspace.manifest, "\n".join(lines) + "\n")
+        _write(workspace, [*known.values(), entry])
     except BaseException:
         if entry not in manifest(workspace):  # such a batch would stop every run
             path_of(workspace, entry.batch).unlink(missing_ok=True)
             temporary.unlink(missing_ok=True)
         raise
     return entry, True
+
+
+def of_name(workspace: Workspace, name: str) -> Batch:
+    """The batch of this name, the first 16 digits of its hash.
+
+    Raises:
+        MissingError: there is none.
+    """
+    known = {batch.batch[:16]: batch for batch in manifest(workspace)}
+    if name not in known:
+        listed = "\n  ".join(f"{each}  {batch.rows:,} rows of {batch.file}" for each, batch in known.items())
+        raise MissingError(f"there is no batch {name!r}; known, the newest last:\n  {listed or 'none'}")
+    return known[name]
+
+
+def take_out(workspace: Workspace, batch: Batch) -> None:
+    """Take a batch's rows away, then the batch off the manifest: cut off between, it can be done again."""
+    path_of(workspace, batch.batch).unlink(missing_ok=True)
+    _write(workspace, [other for other in manifest(workspace) if other != batch])
+
+
+def _write(workspace: Workspace, entries: list[Batch]) -> None:
+    lines = [f"{json.dumps(asdict(batch), sort_keys=True)}\n" for batch in entries]
+    write_text(workspace.manifest, "".join(lines))
 
 
 class Corrected(Reader):
@@ -131,7 +154,10 @@ def check_manifest(workspace: Workspace) -> None:
     named = {path_of(workspace, batch.batch).name for batch in manifest(workspace)}
     found = {path.name for path in workspace.batches.iterdir()} if workspace.batches.is_dir() else set()
     if named - found:
-        raise DataError(f"{workspace.batches} lacks {sorted(named - found)}; fetch them with `dvc pull`")
+        raise DataError(
+            f"{workspace.batches} lacks {sorted(named - found)}; fetch them with `dvc pull`, "
+            "or, if `staytuned withdraw` was cut off, give that command again"
+        )
     if found - named:
         raise DataError(
             f"{workspace.batches} holds {sorted(found - named)}, which the manifest does not know; "

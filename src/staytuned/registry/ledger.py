@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from staytuned.errors import BusyError, RegistryError, StaytunedError
+from staytuned.errors import BusyError, DataError, RegistryError, StaytunedError
 from staytuned.params import Params
 from staytuned.registry.ledger_store import TERM, Row, Store
 from staytuned.workspace import Workspace
@@ -28,6 +28,7 @@ CHALLENGE = "challenge"  # a version was kept without being promoted: key, versi
 TRIGGER = (
     "trigger"  # whether a retraining is due: key, champion, alarm, batches, retrain, reasons, waiting, expected_cost
 )
+WITHDRAWAL = "withdrawal"  # a batch was taken out: batch, file, rows, why
 MOVES = (PROMOTION, CONFIRMATION)  # what only the holder of the lease may write
 
 
@@ -130,6 +131,16 @@ def _check_champion(entries: list[Entry], before: int | None) -> None:
     last = next((entry for entry in reversed(entries) if entry.kind == PROMOTION), None)
     if last and last.facts["version"] != before:
         raise overtaken(last)
+
+
+def check_reason(why: str) -> None:
+    """What is done by hand needs a reason.
+
+    Raises:
+        DataError: it is blank.
+    """
+    if not why.strip():
+        raise DataError("--why is blank; the ledger needs your reason")
 
 
 def overtaken(by: Entry) -> BusyError:

@@ -23,12 +23,15 @@ def database(workspace: Workspace) -> Path:
 def reading(workspace: Workspace) -> Iterator[sqlite3.Connection]:
     """The file, for reading, without MLflow.
 
+    It is opened for writing too: what a writer that was killed left half done, SQLite takes back when it is next read.
+
     Raises:
         RegistryError: it cannot be read.
     """
     file = database(workspace)
     try:
-        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=PATIENCE)) as db:
+        with closing(sqlite3.connect(f"file:{file}?mode=rw", uri=True, timeout=PATIENCE)) as db:
+            db.execute("PRAGMA query_only = ON")
             yield db
     except sqlite3.Error as error:
         raise failed(file, error) from error

@@ -113,6 +113,7 @@ def run(workspace: Workspace, params: Params) -> None:
             quarantine_file.replace(workspace.quarantine)
             raise BudgetError(
                 f"{over_budget}\ncorrect them in a copy of {workspace.quarantine}, then `staytuned readmit COPY`; "
+                "or `staytuned withdraw BATCH --why TEXT`; "
                 "or, if they are right, change the section task of params.yaml, or raise the budget"
             )
 

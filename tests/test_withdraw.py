@@ -1,0 +1,85 @@
+"""A batch that should never have come in is taken out, and the road goes on without its rows."""
+
+from pathlib import Path
+
+import pytest
+from shell import staytuned
+from tiny import make_rows, make_workspace, write_csv
+
+from staytuned import road as commands
+from staytuned.data import batches
+from staytuned.errors import BudgetError, DataError, MissingError
+from staytuned.files import read_json
+from staytuned.params import Params
+from staytuned.registry.ledger import WITHDRAWAL, Ledger
+from staytuned.stages import validate
+from staytuned.workspace import Workspace
+
+
+def take_in(workspace: Workspace, path: Path) -> str:
+    return commands.ingest(workspace, path)[0].batch[:16]
+
+
+def accepted_rows(workspace: Workspace) -> int:
+    validate.run(workspace, Params.read(workspace.params))
+    return int(read_json(workspace.reports / "validation.json")["accepted"])
+
+
+@pytest.mark.xdist_group("great expectations")
+def test_a_wrong_batch_is_taken_out_and_may_come_in_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workspace = make_workspace(tmp_path / "workspace")
+    take_in(workspace, write_csv(tmp_path / "good.csv", make_rows(20)))
+    wrong = write_csv(tmp_path / "wrong.csv", [row | {"label": "meh"} for row in make_rows(20, seed=1)])
+    name = take_in(workspace, wrong)
+    with pytest.raises(BudgetError, match=rf"batch {name} \(wrong\.csv\) .*\n.*`staytuned withdraw BATCH --why TEXT`"):
+        accepted_rows(workspace)
+    pointer = (workspace.root / "data" / "batches.dvc").read_text()
+
+    commands.withdraw(workspace, name, "another team's labels")
+    assert f"withdrew batch {name}, 20 rows of wrong.csv" in capsys.readouterr().out
+    assert accepted_rows(workspace) == 20
+    assert (workspace.root / "data" / "batches.dvc").read_text() != pointer
+    entry = Ledger(workspace.ledger).entries()[-1]
+    assert entry.kind == WITHDRAWAL
+    assert entry.facts == {"batch": name, "file": "wrong.csv", "rows": 20, "why": ["another team's labels"]}
+
+    assert take_in(workspace, wrong) == name
+    assert [batch.file for batch in batches.manifest(workspace)] == ["good.csv", "wrong.csv"]
+
+
+def test_what_cannot_be_withdrawn_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "workspace")
+    name = take_in(workspace, write_csv(tmp_path / "good.csv", make_rows(20)))
+    with pytest.raises(MissingError, match=rf"there is no batch ''; known.*\n  {name}  20 rows of good.csv"):
+        commands.withdraw(workspace, "", "no such batch")
+    with pytest.raises(DataError, match="--why is blank"):
+        commands.withdraw(workspace, name, " ")
+    assert len(batches.manifest(workspace)) == 1 and Ledger(workspace.ledger).entries() == []
+
+
+def test_a_withdrawal_that_was_cut_off_is_given_again(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "workspace")
+    for seed in range(2):
+        name = take_in(workspace, write_csv(tmp_path / f"{seed}.csv", make_rows(20, seed=seed)))
+    batches.path_of(workspace, name).unlink()  # as far as it came
+    with pytest.raises(DataError, match="if `staytuned withdraw` was cut off, give that command again"):
+        batches.check_manifest(workspace)
+    commands.withdraw(workspace, name, "again")
+    batches.check_manifest(workspace)
+
+
+@pytest.mark.slow
+def test_a_batch_that_the_champion_learned_from_is_taken_out_and_the_next_run_trains_without_it(
+    road: Workspace, tmp_path: Path
+) -> None:
+    rows = [row | {"label": "positive"} for row in make_rows(60, seed=7)]
+    name = take_in(road, write_csv(tmp_path / "wrong.csv", rows))
+    assert staytuned(road, "run").returncode in (0, 4)
+    done = staytuned(road, "withdraw", name, "--why", "all were called positive")
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = staytuned(road, "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert name not in read_json(road.candidate / "staytuned.json")["batches"]
+    shown = staytuned(road, "history", COLUMNS="400").stdout
+    assert f"withdrawal of batch {name}: 60 rows of wrong.csv\n      all were called positive" in shown
+    assert "nothing to do" in staytuned(road, "run").stdout
