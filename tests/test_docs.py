@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMAND_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "how-to").rglob("*.md"))]
 MENTIONS = ("staytuned init", "staytuned predict", "staytuned readmit", "staytuned ingest")
-PLACEHOLDERS = {"FILE", "DIR"}
+PLACEHOLDERS = {"BATCH", "FILE", "DIR"}
 SHOWN = re.compile(r"^(?:\$ )?((?:staytuned|dvc) [^\n#]*)$|`((?:staytuned|dvc) [^`\n]+)`", re.MULTILINE)
 # Commands that go to the network, stay up, need a store that is not there, or only take longer than one that is run:
 # their words are parsed, not run.
