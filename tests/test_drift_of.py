@@ -84,6 +84,7 @@ def test_texts_of_another_kind_are_and_are_told_and_not_printed(
     assert [got["message"] for got in receiver.got] == [f"new.csv: {report['said']}"]
     shown = " ".join(capfd.readouterr().out.split())
     assert "Drift: the 120 newest rows" in shown and "told apart by a classifier" in shown and "overall" not in shown
+    assert "estimated without labels" in shown and "may be far off" in shown
     page = (workspace.drift_of("new") / "report.html").read_text()
     assert "street" in page and "overall &lt;b&gt;" in page  # the texts are there
     assert "reports/drift-of/new/report.html shows" in report["said"] and "`staytuned ingest`" in report["said"]

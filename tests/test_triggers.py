@@ -65,15 +65,15 @@ TWO_OF_THREE = DriftTrigger(alarms=2, windows=3)
         ({"alarms": (True, True, False, False)}, {"drift": TWO_OF_THREE}, False, "drift in 1 of the last 3 windows"),
         # measured quality, at the interval's better end
         ({}, {"quality_drop": 0.03}, False, "quality on new labels is not known yet"),
-        ({"measured": f1(0.70, 0.78)}, {"quality_drop": 0.03}, False, "a loss of more than 0.03 is not certain"),
+        ({"measured": f1(0.70, 0.78)}, {"quality_drop": 0.03}, False, "no loss of more than 0.03 is shown"),
         (
             {"measured": f1(0.70, 0.76)},
             {"quality_drop": 0.03},
             True,
             "quality on new labels: macro-F1 0.730 (0.700 to 0.760) on 200 new rows, 0.800 on the reference; "
-            "a loss of more than 0.03 is certain",
+            "a loss of more than 0.03 is shown",
         ),
-        ({"measured": perplexity(19, 25)}, {"quality_drop": 1.0}, False, "is not certain"),
+        ({"measured": perplexity(19, 25)}, {"quality_drop": 1.0}, False, "no loss of more than 1 is shown"),
         ({"measured": perplexity(22, 25)}, {"quality_drop": 1.0}, True, "perplexity 23.500 (22.000 to 25.000)"),
         # estimated quality
         ({}, {"estimated_drop": 0.05}, False, "estimated quality is not known yet"),

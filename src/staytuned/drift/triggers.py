@@ -158,5 +158,5 @@ def _drop(measured: Measured | None, allowed: float | None, what: str) -> Said:
     if measured is None:
         return False, f"{what} is not known yet"
     if measured.drop > allowed:
-        return True, f"{what}: {measured}; a loss of more than {allowed:g} is certain"
-    return False, f"{what}: {measured}; a loss of more than {allowed:g} is not certain"
+        return True, f"{what}: {measured}; a loss of more than {allowed:g} is shown"
+    return False, f"{what}: {measured}; no loss of more than {allowed:g} is shown"

@@ -95,6 +95,8 @@ def accuracy_in_words(report: dict[str, Any]) -> str:
         said.append(f"estimated without labels {_figure(estimate['value'], estimate['interval'])}")
     if measured is not None:
         said.append(f"with the labels that came: {_figure(measured)}")
+    elif estimate and report["alarm"]:
+        said.append("beside this alarm it may be far off; label some of these rows to know")
     return "; ".join(said) or _figure(None)
 
 
