@@ -167,7 +167,9 @@ def with_client(workspace: Workspace, what: Callable[[Watch, Any, UUID], Awaitab
         os.chdir(before)
 
 
-def test_runs_that_crash_again_and_again_are_left_at_that(road: Workspace, prefect_server: str) -> None:
+def test_runs_that_crash_again_and_again_are_left_at_that(
+    road: Workspace, prefect_server: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     from prefect.states import Crashed
 
     async def crash(watch: Watch, client: Any, deployment: UUID) -> None:
@@ -179,6 +181,9 @@ def test_runs_that_crash_again_and_again_are_left_at_that(road: Workspace, prefe
 
     with_client(road, crash)
     assert states(prefect_server, road) == ["CRASHED"] * MOST
+    told = capfd.readouterr().err
+    assert told.count("ended before its time and is taken up") == MOST - 1
+    assert told.count(f"failed run: {MOST} flow runs in a row crashed, the last with: out of memory; The champion") == 1
 
 
 def test_what_a_killed_watch_left_running_is_taken_up(road: Workspace, prefect_server: str) -> None:
