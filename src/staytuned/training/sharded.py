@@ -32,11 +32,19 @@ def shard(model: torch.nn.Module, device: torch.device) -> None:
 
 
 def gathered(tensor: torch.Tensor) -> torch.Tensor:
-    """The whole of a tensor, in the processor's memory if it is in shares; there the first process alone keeps it."""
+    """The whole of a tensor, in the processor's memory if it is in shares; there the first process alone keeps it.
+
+    Shares travel by way of the processors: no GPU has to hold the whole.
+    """
     if not isinstance(tensor, DTensor):
         return tensor
-    found: torch.Tensor = tensor.full_tensor()
-    return found.cpu() if ranks.is_first() else found.new_empty(0, device="cpu")
+    rows = -(-len(tensor) // distributed.get_world_size())  # of a share; the last ones have fewer, or none
+    own = tensor.to_local().cpu()
+    share = own.new_zeros(rows, *own.shape[1:])
+    share[: len(own)] = own
+    shares = [torch.empty_like(share) for _ in range(distributed.get_world_size())] if ranks.is_first() else None
+    distributed.gather(share, shares)
+    return torch.cat(shares)[: len(tensor)] if shares else share.new_empty(0)
 
 
 def summed(tensor: torch.Tensor) -> torch.Tensor:
