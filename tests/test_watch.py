@@ -17,11 +17,13 @@ from uuid import UUID
 
 import pytest
 import urllib3
+from receiver import Receiver
 from shell import command, staytuned
 from test_stopped import has_learnt, process_of, stage_at_work
 from tiny import make_rows, set_params, write_csv
 
 from staytuned import serve
+from staytuned.alerts import FURTHER
 from staytuned.errors import ParamsError
 from staytuned.params import Params
 from staytuned.registry.ledger import DECISION, TRIGGER, Ledger
@@ -168,9 +170,11 @@ def with_client(workspace: Workspace, what: Callable[[Watch, Any, UUID], Awaitab
 
 
 def test_runs_that_crash_again_and_again_are_left_at_that(
-    road: Workspace, prefect_server: str, capfd: pytest.CaptureFixture[str]
+    road: Workspace, prefect_server: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from prefect.states import Crashed
+
+    monkeypatch.setenv(FURTHER, receiver.url)
 
     async def crash(watch: Watch, client: Any, deployment: UUID) -> None:
         await client.create_flow_run_from_deployment(deployment)
@@ -181,9 +185,9 @@ def test_runs_that_crash_again_and_again_are_left_at_that(
 
     with_client(road, crash)
     assert states(prefect_server, road) == ["CRASHED"] * MOST
-    told = capfd.readouterr().err
-    assert told.count("ended before its time and is taken up") == MOST - 1
-    assert told.count(f"failed run: {MOST} flow runs in a row crashed, the last with: out of memory; The champion") == 1
+    *before, last = [got["message"] for got in receiver.got]
+    assert ["ended before its time and is taken up" in message for message in before] == [True] * (MOST - 1)
+    assert last.startswith(f"{MOST} flow runs in a row crashed, the last with: out of memory\nThe champion")
 
 
 def test_what_a_killed_watch_left_running_is_taken_up(road: Workspace, prefect_server: str) -> None:
