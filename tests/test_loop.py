@@ -221,6 +221,19 @@ def test_a_model_is_not_judged_on_a_row_that_it_was_trained_on(workspace: Worksp
         evaluate.run(workspace, params)
 
 
+def test_of_a_source_with_more_test_rows_than_may_judge_a_sample_does(workspace: Workspace, params: Params) -> None:
+    train.run(workspace, params)
+    count = len(examples_of(workspace, TEST))
+    limited = params.model_copy(
+        update={"evaluate": params.evaluate.model_copy(update={"max_rows_per_source": count - 1})}
+    )
+    evaluate.run(workspace, limited)
+    test = read_json(workspace.evaluation / "evaluation.json")["test"]
+    assert test["rows"] + test["not_drawn"] == count
+    assert 0 < test["rows"] < count
+    assert f"{test['not_drawn']} others were not drawn" in (workspace.evaluation / "report.html").read_text()
+
+
 @settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 60), max_size=300),

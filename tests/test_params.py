@@ -116,6 +116,11 @@ CASES = [
         "task.label_from_rating.positive_above: is -1.0, under task.label_from_rating.negative_below, which is -0.5",
     ),
     (
+        {"evaluate.max_rows_per_source": 500},
+        "evaluate.max_rows_per_source: is 500, so that as few as half of them may judge, but gate.sources.min_rows is "
+        "300; raise the one to 600, or lower the other",
+    ),
+    (
         {"ingest.columns.label": "label"},
         "ingest.columns.label and task.label_from_rating are both set; a label has one origin, so set exactly one",
     ),

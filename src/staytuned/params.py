@@ -119,6 +119,13 @@ def _with_task(model: type[T], raw: Any) -> tuple[type[T], list[str]]:
             for name in of_key
             if name not in names
         ]
+    with suppress(KeyError, TypeError):
+        most, least = raw["evaluate"]["max_rows_per_source"], gate["sources"]["min_rows"]
+        if most is not None and most < 2 * least:
+            found.append(
+                f"evaluate.max_rows_per_source: is {most}, so that as few as half of them may judge, but "
+                f"gate.sources.min_rows is {least}; raise the one to {2 * least}, or lower the other"
+            )
     with_task = create_model(model.__name__, __base__=model, task=(task.Options, ...))
     return with_task, [f"  {line}" for line in found]
 

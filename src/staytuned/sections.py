@@ -168,6 +168,7 @@ class Train(Section):
 class Evaluate(Section):
     """How candidate and champion are compared."""
 
+    max_rows_per_source: Count | None
     bootstrap: Annotated[int, Field(ge=100)]
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     seed: Annotated[int, Field(ge=0)]

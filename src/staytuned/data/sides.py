@@ -22,11 +22,15 @@ TRAINED_ON = "trained_on.u64"  # of a model's folder: hashes of the rows that it
 
 def side_of(group: str, split: Split) -> str:
     """The side that the hash of a group's name decides, in the proportions of the params."""
-    digest = hashlib.blake2b(f"{split.salt} {group}".encode(), digest_size=8).digest()
-    share = int.from_bytes(digest, "big") / 2**64
+    share = _share(f"{split.salt} {group}")
     if share < split.test:
         return TEST
     return VALIDATION if share < split.test + split.validation else TRAIN
+
+
+def _share(name: str) -> float:
+    """A number from 0 up to 1 that a hash draws."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
 
 
 def row_hashes(rows: Iterable[str]) -> numpy.ndarray:
@@ -68,6 +72,30 @@ def rows_of(workspace: Workspace, side: str) -> pandas.DataFrame:
     here = pyarrow.compute.equal(split["side"], side)
     frame: pandas.DataFrame = rows.filter(here).to_pandas()
     return frame.assign(group=split.filter(here)["group"].to_pandas())
+
+
+def that_judge(rows: pandas.DataFrame, most: int | None) -> numpy.ndarray:
+    """Which test rows judge, shape (rows,): of a source that has more than ``most``, those of groups with low hashes.
+
+    The bound on hashes is halved as often as needed. So they are a sample of all batches, half as many as may be at
+    least (short of very large groups), and between two halvings new rows join them and none leaves: what a model was
+    asked once is of use again.
+
+    Args:
+        rows: With ``source`` and ``group``.
+        most: Rows of each source; None: all.
+    """
+    found = numpy.ones(len(rows), bool)
+    if most is None:
+        return found
+    shares = rows["group"].map({group: _share(f"judges {group}") for group in rows["group"].unique()}).to_numpy()
+    for source in rows["source"].unique():
+        here = (rows["source"] == source).to_numpy()
+        bound = 1.0
+        while (shares[here] < bound).sum() > most and (shares[here] < bound / 2).any():
+            bound /= 2
+        found[here] = shares[here] < bound
+    return found
 
 
 def lots(rows: pandas.DataFrame) -> pandas.Series:

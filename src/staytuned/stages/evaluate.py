@@ -9,7 +9,7 @@ import pandas
 from transformers.utils import logging
 
 from staytuned import behaviour, tasks
-from staytuned.data.sides import TEST, TRAIN, lots, rows_of, unseen_by
+from staytuned.data.sides import TEST, TRAIN, lots, rows_of, that_judge, unseen_by
 from staytuned.errors import DataError
 from staytuned.files import read_json, write_json
 from staytuned.modelling.device import make_deterministic
@@ -45,6 +45,8 @@ def run(workspace: Workspace, params: Params) -> None:
         Side(rows_of(workspace, side), Examples.read(workspace.encoded / f"{side}.arrow"), workspace.embeddings)
         for side in (TEST, TRAIN)
     )
+    judges = that_judge(test.frame, params.evaluate.max_rows_per_source)
+    test = _part(test, judges)
     base = base_of(workspace, params)
     folders = {"candidate": workspace.candidate, **pinned(workspace)}
     for folder in folders.values():
@@ -63,6 +65,7 @@ def run(workspace: Workspace, params: Params) -> None:
     judged = {name: list(itertools.compress(predictions, fair)) for name, predictions in said.items()}
     report = compare(task, judged, test.frame[fair].reset_index(drop=True), params.evaluate)
     report["test"]["kept_from_judging"] = int((~fair).sum())
+    report["test"]["not_drawn"] = int((~judges).sum())
     report["megabytes"] = (workspace.candidate / "model.safetensors").stat().st_size / 1e6
     candidate = Predictor(workspace.candidate)
     report["behaviour"] = _behaviour(workspace, params, candidate, test.frame)
@@ -74,6 +77,12 @@ def run(workspace: Workspace, params: Params) -> None:
     write_json(workspace.evaluation / "examples.json", examples(candidate, test.frame))
     short = report["models"]["candidate"]["metrics"]
     write_json(workspace.reports / "metrics.json", {name: round(value, 6) for name, value in short.items()})
+
+
+def _part(side: Side, chosen: numpy.ndarray) -> Side:
+    """Some rows of a side."""
+    examples = side.examples.of_rows(numpy.flatnonzero(chosen).tolist())
+    return Side(side.frame[chosen].reset_index(drop=True), examples, side.pieces)
 
 
 def examples(candidate: Predictor, frame: pandas.DataFrame) -> dict[str, Any]:

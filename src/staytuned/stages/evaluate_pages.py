@@ -25,7 +25,8 @@ text-align:right;white-space:nowrap}th:first-child,td:first-child,.text{text-ali
 </style>
 <h1>Evaluation</h1>
 <p>{{ test.rows }} test rows in {{ test.groups }} groups{% if test.kept_from_judging %}; {{ test.kept_from_judging }}
-more were kept out, since a model was trained on them{% endif %}. Ranges are {{ "%.0f" % (100 * test.confidence) }} %
+more were kept out, since a model was trained on them{% endif %}{% if test.not_drawn %}; {{ test.not_drawn }}
+others were not drawn (evaluate.max_rows_per_source){% endif %}. Ranges are {{ "%.0f" % (100 * test.confidence) }} %
 intervals, bootstrapped by group.</p>
 <p>What was decided on it: <a href="../decision.html">the decision</a>.</p>
 <h2>Models</h2>
