@@ -77,9 +77,9 @@ def rows_of(workspace: Workspace, side: str) -> pandas.DataFrame:
 def that_judge(rows: pandas.DataFrame, most: int | None) -> numpy.ndarray:
     """Which test rows judge, shape (rows,): of a source that has more than ``most``, those of groups with low hashes.
 
-    The bound on hashes is halved as often as needed. So they are a sample of all batches, half as many as may be at
-    least (short of very large groups), and between two halvings new rows join them and none leaves: what a model was
-    asked once is of use again.
+    The bound on hashes is halved as often as needed, while that leaves any. So they are a sample of all batches, of
+    many groups half as many as may be at least, and between two halvings new rows join them and none leaves: what a
+    model was asked once is of use again.
 
     Args:
         rows: With ``source`` and ``group``.
