@@ -22,4 +22,6 @@ def kept(shape: torch.Size, share: float) -> torch.Tensor:
     draws = torch.empty(-(-shape.numel() // 4), dtype=torch.int64)
     draws.random_(torch.iinfo(torch.int64).min, None)
     numbers = draws.view(torch.int16)[: shape.numel()].view(shape)
-    return (numbers >= dropped - LEVELS // 2).float().mul_(LEVELS / (LEVELS - dropped))
+    found = torch.empty(shape)
+    torch.ge(numbers, dropped - LEVELS // 2, out=found)  # several times quicker than by truth values
+    return found.mul_(LEVELS / (LEVELS - dropped))
