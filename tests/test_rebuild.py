@@ -12,6 +12,8 @@ from staytuned.workspace import Workspace
 
 pytestmark = pytest.mark.slow
 
+NONE = {"macro_f1": 0.0, "accuracy": 0.0, "calibration_error": 0.0}  # on this machine nothing differs
+
 
 def test_on_the_same_machine_the_weights_are_the_same_to_the_last_bit_whatever_became_of_the_workspace(
     road: Workspace,
@@ -38,6 +40,9 @@ def test_elsewhere_the_metrics_are_compared_and_it_is_said_why(road: Workspace) 
     assert "so the metrics are compared: processor is " in done.stdout and "not another" in done.stdout
     assert "the device is cpu, not NVIDIA A100" in done.stdout
     assert "version 1 was built again, and is worth the same: macro-F1" in done.stdout
+    assert "; accuracy " in done.stdout and "; calibration error " in done.stdout
+    write_json(lineage, read_json(lineage) | {"processor": "another", "tolerance": {**NONE, "accuracy": -1.0}})
+    refused(staytuned(road, "rebuild", "1"), 69, "version 1 cannot be built again: macro-F1")
 
 
 def test_a_version_that_went_on_from_a_champion_is_built_again_from_that_champion(road: Workspace) -> None:

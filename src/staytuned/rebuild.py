@@ -145,11 +145,13 @@ def _compared_weights(version: int, registered: str, rebuilt: str) -> str:
     return f"version {version} was built again: the SHA-256 of the weights is the same, {rebuilt}"
 
 
-def _compared_metrics(version: int, registered: dict[str, float], place: Workspace, tolerance: float) -> str:
-    report = read_json(place.evaluation / "evaluation.json")
-    name, title = report["metrics"][0]["name"], report["metrics"][0]["title"]
-    rebuilt, before = report["models"]["candidate"]["metrics"][name], registered[f"candidate.{name}"]
-    said = f"{title} {rebuilt:.4f}, registered {before:.4f}, tolerance {tolerance:g}"
-    if not abs(rebuilt - before) <= tolerance:
-        raise RegistryError(f"version {version} cannot be built again: {said}")
-    return f"version {version} was built again, and is worth the same: {said}"
+def _compared_metrics(version: int, registered: dict[str, float], place: Workspace, tolerance: dict[str, float]) -> str:
+    report, said, off = read_json(place.evaluation / "evaluation.json"), list[str](), False
+    for metric in report["metrics"]:
+        name = metric["name"]
+        rebuilt, before = report["models"]["candidate"]["metrics"][name], registered[f"candidate.{name}"]
+        said.append(f"{metric['title']} {rebuilt:.4f}, registered {before:.4f}, tolerance {tolerance[name]:.2g}")
+        off |= not abs(rebuilt - before) <= tolerance[name]
+    if off:
+        raise RegistryError(f"version {version} cannot be built again: {'; '.join(said)}")
+    return f"version {version} was built again, and is worth the same: {'; '.join(said)}"

@@ -45,11 +45,21 @@ def collect(workspace: Workspace, params: Params, folder: Path) -> dict[str, Any
         "threads": params.train.threads,
         "base": candidate["base"],
         "device": candidate["device"],
-        "tolerance": params.gate.margin,  # of the first metric, where a rebuilt version cannot be the same bit for bit
+        "tolerance": tolerances(read_json(workspace.evaluation / "evaluation.json"), params.gate.margin),
         **surroundings(),
     }
     write_json(folder / "lineage.json", record)
     return record
+
+
+def tolerances(report: dict[str, Any], margin: float) -> dict[str, float]:
+    """How far each metric of a version that is built again may be off, where it cannot be the same bit for bit.
+
+    The first one by the gate's margin; the others by half the width of their interval.
+    """
+    first, *others = (metric["name"] for metric in report["metrics"])
+    intervals = report["models"]["candidate"]["intervals"]
+    return {first: margin} | {name: (intervals[name][1] - intervals[name][0]) / 2 for name in others}
 
 
 def git_state(root: Path) -> tuple[str | None, bytes]:
