@@ -81,6 +81,7 @@ def retrain(workspace: str = ".", only_if_needed: bool = False) -> Release | Ans
         if only_if_needed:
             answer = up_to_the_question(space, params)
             if answer and not answer.retrain:
+                print(f"no training is due: {'; '.join([*answer.reasons, *answer.waiting])}")
                 return answer
         with registry.run() as run_id:
             tracker = Tracker(space, params, registry, run_id)

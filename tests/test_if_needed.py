@@ -208,6 +208,16 @@ def test_an_alarm_counts_once_for_each_window_of_a_champion(
     assert capsys.readouterr().err.count("drift: new rows have drifted") == 2
 
 
+def test_a_window_of_rows_that_were_withdrawn_says_nothing_any_more() -> None:
+    facts = [
+        {"champion": 1, "alarm": True, "batches": ["wrong"]},
+        {"champion": 1, "alarm": False, "batches": ["good"]},
+        {"champion": 2, "alarm": True, "batches": ["good"]},
+    ]
+    assert situation._alarms(facts, 1, {"good": 3, "wrong": 4}) == (True, False)
+    assert situation._alarms(facts, 1, {"good": 3}) == (False,)
+
+
 def test_drift_that_a_candidate_in_vain_has_answered_waits_for_half_as_many_rows_more(road: Workspace) -> None:
     drift = {"drift": {"alarms": 1, "windows": 1}}
     found(road, True)

@@ -132,6 +132,13 @@ def test_a_file_of_rows_is_labelled_row_by_row(road: Workspace) -> None:
         assert lines[3].startswith("3,n2,awful" if "id" in name else "3,awful")
 
 
+def test_a_folder_that_is_not_there_is_not_made_for_predictions(road: Workspace) -> None:
+    rows = write_csv(road.root / "new.csv", make_rows(3))
+    done = staytuned(road, "predict", "--file", rows, "--out", road.root / "missing" / "said.csv")
+    assert done.returncode == 66 and "there is no folder" in done.stderr and "make it, or name another" in done.stderr
+    assert not (road.root / "missing").exists()
+
+
 def test_the_file_that_is_read_is_not_written(road: Workspace) -> None:
     rows = write_csv(road.root / "new.csv", make_rows(3))
     before = rows.read_bytes()

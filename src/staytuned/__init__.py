@@ -16,3 +16,5 @@ for _name, _value in {
 # How often a thread of torch looks whether the others are done before it sleeps. The 300,000 of GNU's OpenMP keep a
 # core for milliseconds, which another program could have used, or the very thread that is waited for.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# numpy's products are small here; in two threads they take many times as long beside another program, and other bits.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

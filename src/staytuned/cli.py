@@ -64,13 +64,14 @@ def withdraw(workspace: "Workspace", arguments: argparse.Namespace) -> None:
 
 
 def example(workspace: "Workspace", arguments: argparse.Namespace) -> None:
-    """Fetch one source of the example data into data/incoming.
+    """Fetch one source of the example data into data/incoming, for `staytuned ingest`; a watch takes it in by itself.
 
     Example: staytuned example tweet
     """
     from staytuned.data.example import fetch
 
-    print(fetch(arguments.source, workspace.root / "data" / "incoming"))
+    path = fetch(arguments.source, workspace.root / "data" / "incoming")
+    print(f"{path}; `staytuned ingest {path.relative_to(workspace.root)}` takes it in, or a watch that is at work")
 
 
 def predict(workspace: "Workspace", arguments: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from staytuned.errors import (
     disk_full,
     is_disk_full,
 )
+from staytuned.files import read_json
 from staytuned.pages import prefect_settings, prefect_starting
 from staytuned.params import Params
 from staytuned.progress import busy
@@ -217,6 +218,9 @@ def withdraw(workspace: Workspace, name: str, why: str) -> None:
         pin.refresh(workspace, params, arrived=True)
         pipeline.track(workspace, workspace.batches, workspace.pin)
     print(f"withdrew batch {name}, {batch.rows:,} rows of {batch.file}; `staytuned run` trains without them")
+    serving = workspace.pin / "champion" / "staytuned.json"
+    if serving.exists() and name in read_json(serving)["batches"]:
+        print("the champion has learned from them and goes on answering; `staytuned rollback` if it should not")
 
 
 def sync(workspace: Workspace) -> None:

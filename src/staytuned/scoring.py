@@ -6,6 +6,7 @@ before, nor on who asks: so an answer is the same from the model and from the pi
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow
 
 from staytuned.files import read_json
 from staytuned.modelling.examples import Examples
+from staytuned.modelling.threads import in_threads
 from staytuned.models import fingerprint
 from staytuned.pieces import Pieces, made_by
 from staytuned.predictor import Predictor
@@ -48,17 +50,24 @@ def predictions(folder: Path, frame: pandas.DataFrame, pieces: Pieces) -> list[A
     task, about = predictor.task, read_json(folder / "staytuned.json")
     model = f"{fingerprint(folder)} {about['class']} {about['task']} {about['max_tokens']}"
     examples = predictor.examples(frame)
+    lots = [rows for _, rows in frame.groupby("lot")]
+    keys = [f"{model} {_content_of(rows)}" for rows in lots]
+    kept = {key: pieces.read(key) for key in keys}
+    missing = {key: rows for key, rows in zip(keys, lots, strict=True) if kept[key] is None}
+    for key, table in zip(missing, _asked(predictor, list(missing.values()), examples), strict=True):
+        kept[key] = pieces.keep(key, table)
     said = dict[int, Any]()
-    for _, rows in frame.groupby("lot"):
-        content, here = rows[CONTENT].to_json(orient="values"), rows.index.tolist()
-        key = f"{model} {hashlib.sha256(content.encode()).hexdigest()}"
-        table = pieces.read(key)
-        if table is None:
-            table = pieces.keep(key, _asked(predictor, rows, examples.of_rows(here)))
+    for key, rows in zip(keys, lots, strict=True):
+        here = rows.index.tolist()
         places = here if generates(task) else [place for row in here for place in examples.by_row[row]]
-        said.update(zip(places, _read(task, table), strict=True))
+        said.update(zip(places, _read(task, kept[key]), strict=True))
     in_order = [said[place] for place in range(len(said))]
     return in_order if generates(task) else task.decode(frame, examples, in_order)
+
+
+def _content_of(lot: pandas.DataFrame) -> str:
+    """A hash of all that a model could read of it."""
+    return hashlib.sha256(lot[CONTENT].to_json(orient="values").encode()).hexdigest()
 
 
 def generates(task: Task) -> bool:
@@ -66,15 +75,20 @@ def generates(task: Task) -> bool:
     return type(task).predict is not Task.predict
 
 
-def _asked(predictor: Predictor, rows: pandas.DataFrame, examples: Examples) -> pyarrow.Table:
-    """What the model says of a lot: outputs by example or, of a task that generates, predictions by row."""
-    task = predictor.task
-    if generates(task):
-        found = task.predict(predictor.model, predictor.tokenizer, rows.reset_index(drop=True), examples)
-        return pyarrow.table({"prediction": [json.dumps(prediction) for prediction in found]})
-    outputs = task.outputs_of(predictor.model, examples)
-    shapes, values = ([list(one.shape) for one in outputs], [one.ravel() for one in outputs])
-    return pyarrow.table({"shape": shapes, "values": values})
+def _asked(predictor: Predictor, lots: list[pandas.DataFrame], examples: Examples) -> Iterator[pyarrow.Table]:
+    """What the model says of each lot: outputs by example or, of a task that generates, predictions by row."""
+    task, model = predictor.task, predictor.model
+
+    def outputs(rows: pandas.DataFrame) -> pyarrow.Table:
+        said = task.outputs_of(model, examples.of_rows(rows.index.tolist()))
+        return pyarrow.table({"shape": [list(one.shape) for one in said], "values": [one.ravel() for one in said]})
+
+    def predicted(rows: pandas.DataFrame) -> pyarrow.Table:
+        own = examples.of_rows(rows.index.tolist())
+        said = task.predict(model, predictor.tokenizer, rows.reset_index(drop=True), own)
+        return pyarrow.table({"prediction": [json.dumps(prediction) for prediction in said]})
+
+    return map(predicted, lots) if generates(task) else in_threads(outputs, lots)
 
 
 def _read(task: Task, table: pyarrow.Table) -> list[Any]:

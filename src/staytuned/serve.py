@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from staytuned.data.readers import Reader, Row
 from staytuned.entry_points import task_class
-from staytuned.errors import DataError
+from staytuned.errors import DataError, MissingError
 from staytuned.files import replacing
 from staytuned.params import Params
 from staytuned.registry import pin
@@ -60,6 +60,8 @@ def predict_file(workspace: Workspace, source: Path, target: Path) -> tuple[int,
     """
     if target.resolve() == source.resolve():
         raise DataError(f"--out {target} is the file that is read; name another, its columns would be lost")
+    if not target.parent.is_dir():
+        raise MissingError(f"--out {target}: there is no folder {target.parent}; make it, or name another")
     params = Params.read(workspace.params)
     theirs = params.ingest.columns
     needless = {"label": None, "id": None, "source": None, "group": None}

@@ -58,7 +58,7 @@ def ask(workspace: Workspace, params: Params) -> Answer:
             age=_days_since(trainings[-1]) if trainings else None,
             new_rows=sum(batches.values()),
             tried_rows=sum(unserved.values()) - sum(batches.values()),
-            alarms=_alarms([*before, now], now["champion"]),
+            alarms=_alarms([*before, now], now["champion"], accepted),
             measured=measured(drift) if drift else None,
             estimated=estimated(drift) if drift else None,
             cost=expected_tokens(workspace, params),
@@ -82,9 +82,10 @@ def tell_drift(workspace: Workspace, params: Params) -> None:
 
 
 def _said_of_drift(answer: Answer) -> str:
-    found = "; ".join([*answer.reasons, *answer.waiting])
     does = "a new model is trained and judged" if answer.retrain else "the champion stays"
-    return f"new rows have drifted from those of the champion; {does}. {found}. See reports/drift"
+    fired = f"Fired: {'; '.join(answer.reasons)}. " if answer.reasons else ""
+    waits = f"Not fired: {'; '.join(answer.waiting)}. " if answer.waiting else ""
+    return f"new rows have drifted from those of the champion; {does}. {fired}{waits}See reports/drift"
 
 
 def _trainings(entries: list[Entry]) -> list[Entry]:
@@ -115,9 +116,11 @@ def _drift(workspace: Workspace) -> dict[str, Any] | None:
     return found if found and found["enough"] else None
 
 
-def _alarms(facts: list[dict[str, Any]], champion: int | None) -> tuple[bool, ...]:
-    """Of each window that the champion was held against, the last word."""
+def _alarms(facts: list[dict[str, Any]], champion: int | None, accepted: dict[str, int]) -> tuple[bool, ...]:
+    """Of each window that the champion was held against, the last word; a window of withdrawn rows says nothing."""
     windows = {
-        tuple(one["batches"]): one["alarm"] for one in facts if one["champion"] == champion and one["alarm"] is not None
+        tuple(one["batches"]): one["alarm"]
+        for one in facts
+        if one["champion"] == champion and one["alarm"] is not None and accepted.keys() >= set(one["batches"])
     }
     return tuple(windows.values())

@@ -66,6 +66,8 @@ def _table(workspace: Workspace) -> Table:
     table.add_row("rows in", f"{rows['rows']}: {rows['accepted']} accepted, {rows['quarantined']} quarantined{mended}")
     if rows["batches"][-1]["said"]:
         table.add_row("not accepted", "of the last batch:\n" + "\n".join(rows["batches"][-1]["said"]))
+    if rows["quarantined"]:
+        table.add_row("why, row by row", str(workspace.quarantine.relative_to(workspace.root)))
     drift = read_json(workspace.drift / "drift.json")
     if drift["enough"]:
         table.add_row("drift", drift["said"].split(". ")[0])

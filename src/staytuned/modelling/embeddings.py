@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone, mask_of, mean_of_tokens, padded
 from staytuned.modelling.kept import name_of, said_of_texts
+from staytuned.modelling.threads import in_threads
 from staytuned.models import fingerprint
 from staytuned.pieces import made_by
 from staytuned.progress import track
@@ -66,15 +67,13 @@ def kept_embeddings(base: Path, parts: Sequence[Examples], pieces: Path | None) 
     rows = [part.lists("input_ids", range(len(part))) for part in parts]
     names = [[name_of(ids) for ids in part] for part in rows]
     texts = dict(zip(chain(*names), chain(*rows), strict=True))
-    key = f"{fingerprint(base)} {torch.get_num_threads()} {made_by('modelling')}"
+    key = f"{fingerprint(base)} {made_by('modelling')}"
     vectors = said_of_texts(pieces, key, texts, partial(_each_alone, base))
     return [numpy.stack([vectors[name] for name in part]) for part in names]
 
 
 def _each_alone(base: Path, texts: list[numpy.ndarray]) -> Iterator[numpy.ndarray]:
-    encoder = encoder_of(base)
-    for ids in track(texts, len(texts), "embedding"):
-        yield _alone(encoder, ids)
+    return track(in_threads(partial(_alone, encoder_of(base)), texts), len(texts), "embedding")
 
 
 def encoder_of(base: Path) -> Any:

@@ -10,7 +10,7 @@ import transformers
 
 from staytuned.modelling import products
 from staytuned.modelling.dropout import Dropout
-from staytuned.modelling.unpadded import last_states
+from staytuned.modelling.unpadded import UnpaddedModel, last_states
 
 
 def backbone(kind: str, folder: Path, dropout: float, pretrained: bool) -> Any:
@@ -58,7 +58,7 @@ def with_quick_layers(model: Any) -> Any:
     return model
 
 
-class TokenHead(torch.nn.Module):
+class TokenHead(UnpaddedModel):
     """An encoder and a linear head on every token."""
 
     def __init__(self, encoder: Any, width: int, dropout: float) -> None:
@@ -110,7 +110,7 @@ class SpanHead(TokenHead):
         return logits.masked_fill(~allowed.unsqueeze(-1), torch.finfo(logits.dtype).min)
 
 
-class EntityHead(torch.nn.Module):
+class EntityHead(UnpaddedModel):
     """An encoder of a text in which two entities are marked, and a linear head on the states at their opening markers.
 
     "Entity markers – entity start" of Baldini Soares et al. 2019, Matching the Blanks, section 3. The vectors of the
@@ -143,7 +143,7 @@ class EntityHead(torch.nn.Module):
         return logits
 
 
-class BiEncoder(torch.nn.Module):
+class BiEncoder(UnpaddedModel):
     """One encoder for two texts, each the mean of its last hidden states, of length 1; there is no head to train."""
 
     def __init__(self, encoder: Any) -> None:

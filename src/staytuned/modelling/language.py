@@ -1,6 +1,7 @@
 """Models that predict tokens: the loss of each target token, and greedy generation."""
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,15 @@ from transformers import GenerationConfig
 
 from staytuned.modelling.examples import NOTHING, batches_by_length
 from staytuned.modelling.heads import backbone, mask_of, padded
+
+# Places of the labelled tokens in the batch that this thread is at; none where a model says what comes next.
+_labelled: ContextVar[torch.Tensor | None] = ContextVar("labelled", default=None)
+
+
+def _picked(_: torch.nn.Module, states: tuple[torch.Tensor]) -> torch.Tensor:
+    """The states that the output layer reads."""
+    places = _labelled.get()
+    return states[0] if places is None else states[0].flatten(0, 1).index_select(0, places)
 
 
 class TokenLoss(torch.nn.Module):
@@ -23,6 +33,7 @@ class TokenLoss(torch.nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.encoder = model
+        model.get_output_embeddings().register_forward_pre_hook(_picked)
 
     def forward(self, labels: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
         """Negative log-likelihood in nats of each label, shape (rows, labels); 0 where it is ``NOTHING``.
@@ -33,15 +44,11 @@ class TokenLoss(torch.nn.Module):
             inputs["decoder_input_ids"] = self.encoder.prepare_decoder_input_ids_from_labels(labels)
         wanted = labels.flatten()
         places = (wanted != NOTHING).nonzero().squeeze(1)
-
-        def picked(_: torch.nn.Module, states: tuple[torch.Tensor]) -> torch.Tensor:
-            return states[0].flatten(0, 1).index_select(0, places)
-
-        hook = self.encoder.get_output_embeddings().register_forward_pre_hook(picked)
+        before = _labelled.set(places)
         try:
             logits = self.encoder(**inputs).logits
         finally:
-            hook.remove()
+            _labelled.reset(before)
         losses = cross_entropy(logits, wanted[places], reduction="none")
         return losses.new_zeros(wanted.shape).index_copy(0, places, losses).view(labels.shape)
 

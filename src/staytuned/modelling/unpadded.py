@@ -4,8 +4,10 @@ The tokens of all rows stand one after the other as one long row; attention part
 Boosting Distributed Training Performance of the Unpadded BERT Model, section 3).
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +15,7 @@ from transformers import AttentionInterface
 
 from staytuned.modelling.dropout import kept
 
-NAME = "unpadded"  # of the attention, among those of transformers
+NAME, USUAL = "unpadded", "sdpa"  # of the attention, among those of transformers: ours, and torch's
 SHORTEST = 0.85  # of the longest row of a group: rows of like length are padded together inside attention
 SHORTEST_OF_SHORT = 0.7  # the same up to ``SHORT`` tokens, where few groups matter more than little padding
 SHORT = 64
@@ -22,6 +24,9 @@ WIDTH = 16  # numbers that a processor takes at a time: softmax over fewer is se
 AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")  # positions start after the number of the padding token
 FROM_ZERO = ("bert", "electra", "distilbert", "llama", "qwen2", "qwen3")
 # What every other model takes is padded: its positions, or its masks, are made in ways of its own.
+
+_inside: Counter[int] = Counter()  # threads in which a model attends in our way, by the id of its config
+_turn = Lock()
 
 
 class Group(NamedTuple):
@@ -65,6 +70,12 @@ class Rows:
         return whole.index_copy(0, self.places, values[0]).view(*self.shape, *values.shape[2:])
 
 
+class UnpaddedModel(torch.nn.Module):
+    """A model that reads its encoder by ``last_states`` alone."""
+
+    encoder: Any
+
+
 def last_states(encoder: Any, attention_mask: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
     """The last hidden states of an encoder, shape (rows, tokens, hidden); what they are at padding has no meaning.
 
@@ -97,7 +108,7 @@ def _states(encoder: Any, mask: torch.Tensor, inputs: dict[str, torch.Tensor], s
 
 def first_position(config: Any) -> int | None:
     """The number of a row's first position; None where the model takes batches with padding only."""
-    if config._attn_implementation != "sdpa":
+    if config._attn_implementation not in (USUAL, NAME):
         return None
     if config.model_type in AFTER_PADDING:
         return int(config.pad_token_id) + 1
@@ -106,13 +117,17 @@ def first_position(config: Any) -> int | None:
 
 @contextmanager
 def _attending(config: Any) -> Iterator[None]:
-    """The model attends in our way for a while; how it does otherwise stays as it is, and is what is saved."""
-    before = config._attn_implementation
-    config._attn_implementation = NAME
+    """The model attends in our way for a while, maybe in several threads; what is saved is how it does otherwise."""
+    with _turn:
+        _inside[id(config)] += 1
+        config._attn_implementation = NAME
     try:
         yield
     finally:
-        config._attn_implementation = before
+        with _turn:
+            _inside[id(config)] -= 1
+            if not _inside[id(config)]:
+                config._attn_implementation = USUAL
 
 
 def _groups(lengths: list[int], heads: int, steady: bool) -> Iterator[Group]:

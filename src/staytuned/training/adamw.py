@@ -65,6 +65,13 @@ class AdamW(torch.optim.AdamW):
             self._step_table(group, weight, slope.coalesce())
 
     @torch.no_grad()
+    def catch_up(self, tokens: Iterable[Tensor]) -> None:
+        """Bring the rows of these tokens up to date, before several threads read them at the same time."""
+        rows = torch.unique(torch.cat([values.flatten() for values in tokens]))
+        for group, weight in self._grouped():
+            self._make_up(group, weight, rows)
+
+    @torch.no_grad()
     def settle(self) -> None:
         """Bring all rows up to date: before weights are used otherwise than through their embedding."""
         for group, weight in self._grouped():

@@ -3,9 +3,13 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import reduce
 
 import torch
 
+from staytuned.modelling.dropout import drawn_from
+from staytuned.modelling.threads import in_threads
+from staytuned.modelling.unpadded import UnpaddedModel, first_position
 from staytuned.sections import Train
 from staytuned.tasks import Batch, Task
 from staytuned.training import ranks
@@ -33,6 +37,8 @@ def make_optimizer(model: torch.nn.Module, params: Train) -> AdamW:
 def train_step(task: Task, model: torch.nn.Module, optimizer: AdamW, batch: Batch, params: Train) -> torch.Tensor:
     """Learn from a batch; returns its loss before the step."""
     optimizer.zero_grad(set_to_none=True)
+    if takes_threads(task, model, params):
+        optimizer.catch_up([values for name, values in batch.inputs.items() if name.endswith("_ids")])
     loss = _gradient(task, model, batch, params)
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     if params.sharpness:
@@ -58,7 +64,11 @@ def _gradient(task: Task, model: torch.nn.Module, batch: Batch, params: Train) -
         part, counts = own.rows(slice(start, start + size)), 1.0
         if not part.size:
             part, counts = batch.rows(slice(0, 1)), 0.0
-        losses.append(_backward(task, model, part.on(device), counts * task.terms(part) / terms))
+        weight = counts * task.terms(part) / terms
+        if takes_threads(task, model, params):
+            losses.append(_backward_in_threads(task, model, part, weight))
+        else:
+            losses.append(_backward(task, model, part.on(device), weight))
     return ranks.add_up(torch.stack(losses).sum(), model)
 
 
@@ -68,6 +78,41 @@ def _backward(task: Task, model: torch.nn.Module, batch: Batch, weight: float) -
         loss = task.loss(model(**batch.inputs).float(), batch.targets) * weight
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
+
+
+def takes_threads(task: Task, model: torch.nn.Module, params: Train) -> bool:
+    """Whether parts of a batch pass through the model at the same time, each in a thread of its own.
+
+    Where the loss is a mean over rows, and all random numbers are drawn by staytuned's own dropout.
+    """
+    at_once = torch.get_num_threads() > 1 and next(model.parameters()).device.type == "cpu"
+    if not at_once or not task.divisible or params.lora or params.sharded:
+        return False
+    return isinstance(model, UnpaddedModel) and first_position(model.encoder.config) is not None
+
+
+def _backward_in_threads(task: Task, model: torch.nn.Module, batch: Batch, weight: float) -> torch.Tensor:
+    """The same as ``_backward``, of as many parts at a time as there are threads; the gradients are added up."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    parts = batch.balanced(torch.get_num_threads())
+    seeds, terms = torch.randint(2**62, (len(parts),)).tolist(), max(1, task.terms(batch))
+
+    def learn(number: int) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
+        part = parts[number]
+        with drawn_from(seeds[number]):
+            loss = task.loss(model(**part.inputs).float(), part.targets) * (weight * task.terms(part) / terms)
+        return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
+
+    found = list(in_threads(learn, range(len(parts))))
+    for place, own in enumerate(weights):
+        slopes = [slope for _, of_part in found if (slope := of_part[place]) is not None]
+        slopes = [own.grad, *slopes] if own.grad is not None else slopes
+        own.grad = reduce(_add, slopes) if slopes else None
+    return torch.stack([loss for loss, _ in found]).sum()
+
+
+def _add(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return one.add_(other) if not one.is_sparse and one.is_contiguous() else one + other
 
 
 def clip(weights: Iterable[torch.Tensor], limit: float) -> None:
