@@ -24,6 +24,9 @@ def in_threads(work: Callable[[Part], Result], parts: Iterable[Part]) -> Iterato
         return work(part)
 
     count = torch.get_num_threads()
+    if count == 1:  # in such a thread too
+        yield from map(work, parts)
+        return
     torch.set_num_threads(1)
     try:
         yield from _pool(count).map(alone, parts)

@@ -249,12 +249,18 @@ class Task(ABC):
         """What a model says of each example, on the model's device, those of like length together."""
         import torch
 
-        device = next(model.parameters()).device
+        from staytuned.modelling.threads import in_threads
+
+        device, batches = next(model.parameters()).device, examples.batches_by_length()
+
+        @torch.inference_mode()
+        def outputs(places: list[int]) -> list[numpy.ndarray]:
+            batch = self.batch(examples, places, None).on(device)
+            return self.outputs(model(**batch.inputs), batch)
+
         found: dict[int, numpy.ndarray] = {}
-        with torch.inference_mode():
-            for places in examples.batches_by_length():
-                batch = self.batch(examples, places, None).on(device)
-                found.update(zip(places, self.outputs(model(**batch.inputs), batch), strict=True))
+        for places, said in zip(batches, in_threads(outputs, batches), strict=True):
+            found.update(zip(places, said, strict=True))
         return [found[place] for place in range(len(examples))]
 
     def tokenized(self, tokenizer: "Tokenizer", frame: pandas.DataFrame) -> pyarrow.Table:

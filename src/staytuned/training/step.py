@@ -93,7 +93,7 @@ def takes_threads(task: Task, model: torch.nn.Module, params: Train) -> bool:
 
 def _backward_in_threads(task: Task, model: torch.nn.Module, batch: Batch, weight: float) -> torch.Tensor:
     """The same as ``_backward``, of as many parts at a time as there are threads; the gradients are added up."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    learning = [one for one in model.parameters() if one.requires_grad]
     parts = batch.balanced(torch.get_num_threads())
     seeds, terms = torch.randint(2**62, (len(parts),)).tolist(), max(1, task.terms(batch))
 
@@ -101,10 +101,10 @@ def _backward_in_threads(task: Task, model: torch.nn.Module, batch: Batch, weigh
         part = parts[number]
         with drawn_from(seeds[number]):
             loss = task.loss(model(**part.inputs).float(), part.targets) * (weight * task.terms(part) / terms)
-        return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
+        return loss.detach(), torch.autograd.grad(loss, learning, allow_unused=True)
 
     found = list(in_threads(learn, range(len(parts))))
-    for place, own in enumerate(weights):
+    for place, own in enumerate(learning):
         slopes = [slope for _, of_part in found if (slope := of_part[place]) is not None]
         slopes = [own.grad, *slopes] if own.grad is not None else slopes
         own.grad = reduce(_add, slopes) if slopes else None
