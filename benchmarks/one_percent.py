@@ -12,8 +12,8 @@ other; the base model is the example's own. Each stage runs as DVC runs it. Four
 - same models: when 1 % more have come again, and no model is new.
 
 The ratio is (after - start) / (scratch - start), of processor seconds, which a busy machine changes little, with one
-thread. A new candidate has to be asked about all test rows that judge, whatever was kept; that is the difference between
-the two totals.
+thread. A new candidate has to be asked about all rows that judge, whatever was kept; that is the difference between the
+two totals.
 """
 
 import json
