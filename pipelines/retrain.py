@@ -1,5 +1,6 @@
 """The retraining flow: the stages of dvc.yaml, then the release. Stage order is written in dvc.yaml alone."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from staytuned.drift.triggers import Answer
 from staytuned.errors import BusyError, RegistryError, StageError
 from staytuned.files import read_json
 from staytuned.params import Params
-from staytuned.processes import die_with_watch
+from staytuned.processes import WATCH, die_with_watch
 from staytuned.progress import busy
 from staytuned.registry import gate, pin
 from staytuned.registry.release import Release, finished, release
@@ -81,7 +82,8 @@ def retrain(workspace: str = ".", only_if_needed: bool = False) -> Release | Ans
         if only_if_needed:
             answer = up_to_the_question(space, params)
             if answer and not answer.retrain:
-                print(f"no training is due: {'; '.join([*answer.reasons, *answer.waiting])}")
+                if WATCH in os.environ:  # nobody else tells there
+                    print(f"no training is due: {'; '.join([*answer.reasons, *answer.waiting])}", flush=True)
                 return answer
         with registry.run() as run_id:
             tracker = Tracker(space, params, registry, run_id)

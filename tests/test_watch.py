@@ -105,6 +105,7 @@ def test_it_asks_once_for_what_arrived_before(watched: Any, prefect_server: str)
     wait(lambda: states(prefect_server, workspace) == ["COMPLETED"], 100, log)
     (entry,) = [entry for entry in Ledger(workspace.ledger).entries() if entry.kind == TRIGGER]
     assert entry.facts["retrain"] is False and "0 of 150 new rows" in entry.facts["waiting"]
+    assert log.read_text().count("no training is due: ") == 1
 
 
 def test_a_workspace_is_watched_once(watched: Any) -> None:
