@@ -246,9 +246,8 @@ def test_above_the_budget_nothing_is_accepted_until_the_rows_are_corrected(tmp_p
     corrected = Path(shutil.copy(workspace.quarantine, tmp_path / "corrected.csv"))
     with pytest.raises(DataError, match=r"no row of .* differs .*; correct some first"):
         commands.readmit(workspace, corrected)
-    corrected.write_text(workspace.quarantine.read_text().replace(",meh,", ",neutral,"))
-    keep = Params.read(workspace.params).ingest.columns.keep
-    batches.add(workspace, batches.Corrected(corrected, keep), readmits=True)
+    corrected.write_text(workspace.quarantine.read_text().replace(",meh,", ",neutral,", 28))
+    assert commands.readmit(workspace, corrected)[0].rows == 28  # the others are as they were
     sort_rows(workspace)
     report = read_json(workspace.reports / "validation.json")
-    assert (report["rows"], report["accepted"], report["readmitted"]) == (160, 130, 30)
+    assert (report["rows"], report["accepted"], report["quarantined"], report["readmitted"]) == (158, 128, 30, 28)

@@ -168,18 +168,19 @@ def readmit(workspace: Workspace, path: Path) -> tuple["Batch", bool]:
     Raises:
         DataError: a row carries a key that is not in the quarantine, or none was corrected.
     """
-    reader = batches.Corrected(path, Params.read(workspace.params).ingest.columns.keep)
+    keep = Params.read(workspace.params).ingest.columns.keep
     if not workspace.quarantine.exists():
         raise MissingError(f"there is no {workspace.quarantine}; `staytuned run` makes it")
-    faulty = {row["readmits"]: row for row in batches.Corrected(workspace.quarantine, reader.columns.keep).rows()}
-    rows = list(reader.rows())
-    strange = sorted({str(row["readmits"]) for row in rows} - faulty.keys())
+    faulty = {str(row["readmits"]): row for row in batches.Corrected(workspace.quarantine, keep).rows()}
+    reader = batches.Corrected(path, keep, faulty)
+    changed = list(reader.rows())
+    strange = sorted({str(row["readmits"]) for row in changed} - faulty.keys())
     if strange:
         raise DataError(
             f"{path} has the keys {strange[:5]}, which are not in {workspace.quarantine}; leave the "
             "column `key` as it is there"
         )
-    if all(row | {"line": None} == faulty[row["readmits"]] | {"line": None} for row in rows):
+    if not changed:
         raise DataError(f"no row of {path} differs from what {workspace.quarantine} has; correct some first")
     return _arrive(workspace, reader)
 

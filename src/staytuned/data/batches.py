@@ -113,11 +113,24 @@ def _write(workspace: Workspace, entries: list[Batch]) -> None:
 
 
 class Corrected(Reader):
-    """Rows corrected in a copy of the quarantine: our own column names, and the key of the row corrected."""
+    """Rows corrected in a copy of the quarantine: our own column names, and the key of the row corrected.
 
-    def __init__(self, path: Path, keep: list[str]) -> None:
+    Args:
+        path: The copy.
+        keep: Columns of the rows that are kept.
+        before: The rows of the quarantine by their keys; one that is as it was there is passed over.
+    """
+
+    def __init__(self, path: Path, keep: list[str], before: dict[str, Row] | None = None) -> None:
         columns = Columns.model_validate(OWN | {"id": "row", "keep": keep})
         super().__init__(path, columns, ["utf-8"])
+        self._before = {key: row | {"line": None} for key, row in (before or {}).items()}
+
+    def rows(self) -> Iterator[Row]:
+        """Draw the rows that were changed."""
+        for row in super().rows():
+            if row | {"line": None} != self._before.get(str(row["readmits"])):
+                yield row
 
     def _check_columns(self, present: list[str]) -> None:
         if "key" not in present:
