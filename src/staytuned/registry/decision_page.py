@@ -26,15 +26,15 @@ Of the training, step {{ best.step }} (epoch {{ "%.1f" % best.epoch }}) was kept
 <a href="data-docs/index.html">Data Docs</a></p>
 <h2>What each version knows: {{ metric }}</h2>
 <p>Versions that were scored in this run stand with today's figures; older ones with those of the day on which they were
-candidates. The last column compares on the same test rows only: how far the candidate is below the best of the others.
+candidates. The last column compares on the same test rows only: the candidate beside the best of the others, + where it is better.
 The gate asks for it, with intervals, against champion and best version (<code>gate.sources.margin</code>).</p>
 {% for kind, rows in places.items() %}
 <div class="wide"><table><tr><th>{{ kind }}{% for column in matrix %}<th>{{ column.title }}<br>
-<span class="small">{{ column.when }}</span>{% endfor %}<th>below the best</tr>
+<span class="small">{{ column.when }}</span>{% endfor %}<th>beside the best</tr>
 {% for name, title in rows.items() %}<tr><td>{{ title }}{% for column in matrix %}<td>
 {%- if name in column.figures[kind] %}{{ "%.3f" % column.figures[kind][name][1] }}<br>
 <span class="small">{{ "%d" % column.figures[kind][name][0] }} rows</span>{% else %}–{% endif %}{% endfor %}
-<td>{% if name in below[kind] %}{{ "%+.3f" % below[kind][name][0] }}<br>
+<td>{% if name in below[kind] %}{{ "%+.3f" % (0 - below[kind][name][0]) }}<br>
 <span class="small">{{ below[kind][name][1] }}</span>{% else %}–{% endif %}</tr>
 {% endfor %}</table></div>{% endfor %}</html>
 """
