@@ -26,8 +26,9 @@ Of the training, step {{ best.step }} (epoch {{ "%.1f" % best.epoch }}) was kept
 <a href="data-docs/index.html">Data Docs</a></p>
 <h2>What each version knows: {{ metric }}</h2>
 <p>Versions that were scored in this run stand with today's figures; older ones with those of the day on which they were
-candidates. The last column compares on the same test rows only: the candidate beside the best of the others, + where it is better.
-The gate asks for it, with intervals, against champion and best version (<code>gate.sources.margin</code>).</p>
+candidates. The last column compares on the same test rows only: the candidate beside the best of the others, + where it
+is better. The gate asks for it, with intervals, against champion and best version
+(<code>gate.sources.margin</code>).</p>
 {% for kind, rows in places.items() %}
 <div class="wide"><table><tr><th>{{ kind }}{% for column in matrix %}<th>{{ column.title }}<br>
 <span class="small">{{ column.when }}</span>{% endfor %}<th>beside the best</tr>
