@@ -75,22 +75,23 @@ def rows_of(workspace: Workspace, side: str) -> pandas.DataFrame:
 
 
 def that_judge(rows: pandas.DataFrame, most: int | None) -> numpy.ndarray:
-    """Which test rows judge, shape (rows,): of a source that has more than ``most``, those of groups with low hashes.
+    """Which test rows judge, shape (rows,): of a source that has more than ``most``, those of lots with low hashes.
 
     The bound on hashes is halved as often as needed, while that leaves any. So they are a sample of all batches, of
-    many groups half as many as may be at least, and between two halvings new rows join them and none leaves: what a
-    model was asked once is of use again.
+    many lots half as many as may be at least, and between two halvings new rows join them and none leaves: what a model
+    was asked once, by drift too, is of use again.
 
     Args:
-        rows: With ``source`` and ``group``.
+        rows: With ``row``, ``source`` and ``lot``; a lot counts for the source of its first row.
         most: Rows of each source; None: all.
     """
     found = numpy.ones(len(rows), bool)
-    if most is None:
+    if most is None or rows.empty:
         return found
-    shares = rows["group"].map({group: _share(f"judges {group}") for group in rows["group"].unique()}).to_numpy()
-    for source in rows["source"].unique():
-        here = (rows["source"] == source).to_numpy()
+    of_lot = rows.groupby("lot")[["row", "source"]].transform("first")
+    shares = of_lot["row"].map({row: _share(f"judges {row}") for row in of_lot["row"].unique()}).to_numpy()
+    for source in of_lot["source"].unique():
+        here = (of_lot["source"] == source).to_numpy()
         bound = 1.0
         while (shares[here] < bound).sum() > most and (shares[here] < bound / 2).any():
             bound /= 2

@@ -45,8 +45,9 @@ def run(workspace: Workspace, params: Params) -> None:
         Side(rows_of(workspace, side), Examples.read(workspace.encoded / f"{side}.arrow"), workspace.embeddings)
         for side in (TEST, TRAIN)
     )
-    judges = that_judge(test.frame, params.evaluate.max_rows_per_source)
-    test = _part(test, judges)
+    in_lots = test.frame.assign(lot=lots(test.frame.assign(side=TEST)))
+    judges = that_judge(in_lots, params.evaluate.max_rows_per_source)
+    test, asked = _part(test, judges), in_lots[judges].reset_index(drop=True)
     base = base_of(workspace, params)
     folders = {"candidate": workspace.candidate, **pinned(workspace)}
     for folder in folders.values():
@@ -58,7 +59,6 @@ def run(workspace: Workspace, params: Params) -> None:
             "split.salt back to what it was"
         )
     said = {"base": task.predict_before(base, train, test)}
-    asked = test.frame.assign(lot=lots(test.frame.assign(side=TEST)))
     with busy("scoring the test rows"), kept_in(workspace.pieces, "evaluate", "drift") as pieces:
         for name, folder in folders.items():
             said[name] = predictions(folder, asked, pieces)
