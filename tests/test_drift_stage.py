@@ -227,9 +227,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The rows that a model is asked about from now on."""
     found, ask = list[str](), scoring._asked
 
-    def listening(predictor: Any, rows: pandas.DataFrame, examples: Any) -> Any:
-        found.extend(rows["row"])
-        return ask(predictor, rows, examples)
+    def listening(predictor: Any, lots: list[pandas.DataFrame], examples: Any) -> Any:
+        found.extend(row for rows in lots for row in rows["row"])
+        return ask(predictor, lots, examples)
 
     monkeypatch.setattr(scoring, "_asked", listening)
     return found

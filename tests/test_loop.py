@@ -3,6 +3,7 @@
 import csv
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -221,7 +222,10 @@ def test_a_model_is_not_judged_on_a_row_that_it_was_trained_on(workspace: Worksp
         evaluate.run(workspace, params)
 
 
-def test_of_a_source_with_more_test_rows_than_may_judge_a_sample_does(workspace: Workspace, params: Params) -> None:
+def test_of_a_source_with_more_test_rows_than_may_judge_a_sample_does(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "workspace")
+    encode_rows(workspace, 600)
+    params = tuned(Params.read(workspace.params), epochs=1)
     train.run(workspace, params)
     count = len(examples_of(workspace, TEST))
     limited = params.model_copy(
