@@ -101,4 +101,4 @@ def test_the_page_says_what_was_decided_registered_and_kept_and_shows_the_matrix
         "on, at 0.4",
     ):
         assert said in page
-    assert page.count("+0.120") == 1 and page.count("+0.030") == 1 and "//" not in page
+    assert page.count("<td>-0.120<br>") == 1 and page.count("<td>-0.030<br>") == 1 and "//" not in page
