@@ -20,7 +20,7 @@ from staytuned.modelling.threads import in_threads
 from staytuned.modelling.unpadded import last_states
 from staytuned.params import Params
 from staytuned.tasks import Batch
-from staytuned.training.step import _gradient, make_optimizer, takes_threads, train_step
+from staytuned.training.step import _gradient, make_optimizer, parted, takes_threads, train_step
 from staytuned.workspace import Workspace
 
 
@@ -84,6 +84,8 @@ def test_in_a_thread_all_random_numbers_are_its_own(kind: str) -> None:
         torch.testing.assert_close(last_states(model, **batch(model)), one, atol=0, rtol=0)
     with drawn_from(2):
         assert not torch.equal(last_states(model, **batch(model)), one)
+        last_states(model, **{name: values[1:2, :19] for name, values in batch(model).items()})  # of one row too
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_where_another_draws_or_the_loss_compares_rows_a_batch_stays_whole(
@@ -134,7 +136,7 @@ def test_embeddings_do_not_depend_on_the_number_of_threads(workspace: Workspace)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 5))
 def test_a_batch_is_parted_whole_and_evenly(lengths: list[int], count: int) -> None:
     mask = (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
-    parts = Batch({"attention_mask": mask}, torch.arange(len(lengths))).balanced(count)
+    parts = parted(Batch({"attention_mask": mask}, torch.arange(len(lengths))), count)
     assert sorted(torch.cat([part.targets for part in parts]).tolist()) == list(range(len(lengths)))
     tokens = [int(part.inputs["attention_mask"].sum()) for part in parts]
     assert len(parts) == min(count, len(lengths)) and max(tokens) - min(tokens) <= max(lengths)

@@ -79,16 +79,16 @@ def _asked(predictor: Predictor, lots: list[pandas.DataFrame], examples: Example
     """What the model says of each lot: outputs by example or, of a task that generates, predictions by row."""
     task, model = predictor.task, predictor.model
 
-    def outputs(rows: pandas.DataFrame) -> pyarrow.Table:
-        said = task.outputs_of(model, examples.of_rows(rows.index.tolist()))
-        return pyarrow.table({"shape": [list(one.shape) for one in said], "values": [one.ravel() for one in said]})
-
-    def predicted(rows: pandas.DataFrame) -> pyarrow.Table:
+    def ask(rows: pandas.DataFrame) -> pyarrow.Table:
         own = examples.of_rows(rows.index.tolist())
-        said = task.predict(model, predictor.tokenizer, rows.reset_index(drop=True), own)
-        return pyarrow.table({"prediction": [json.dumps(prediction) for prediction in said]})
+        if generates(task):
+            found = task.predict(model, predictor.tokenizer, rows.reset_index(drop=True), own)
+            return pyarrow.table({"prediction": [json.dumps(prediction) for prediction in found]})
+        outputs = task.outputs_of(model, own)
+        shapes, values = ([list(one.shape) for one in outputs], [one.ravel() for one in outputs])
+        return pyarrow.table({"shape": shapes, "values": values})
 
-    return map(predicted, lots) if generates(task) else in_threads(outputs, lots)
+    return map(ask, lots) if generates(task) else in_threads(ask, lots)
 
 
 def _read(task: Task, table: pyarrow.Table) -> list[Any]:

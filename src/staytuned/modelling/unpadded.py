@@ -95,7 +95,7 @@ def steady_states(encoder: Any, attention_mask: torch.Tensor, **inputs: torch.Te
 def _states(encoder: Any, mask: torch.Tensor, inputs: dict[str, torch.Tensor], steady: bool) -> torch.Tensor:
     first = first_position(encoder.config)
     states: torch.Tensor
-    if first is None or len(mask) == 1 or mask.is_cuda:  # a GPU is asked for no lengths
+    if first is None or mask.is_cuda:  # a GPU is asked for no lengths
         states = encoder(attention_mask=mask, **inputs).last_hidden_state
         return states
     rows = Rows(mask, encoder.config.num_attention_heads, steady)

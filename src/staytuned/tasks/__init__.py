@@ -41,11 +41,6 @@ class Batch(NamedTuple):
         """The same on a device."""
         return self._each(lambda tensor: tensor.to(device))
 
-    def balanced(self, count: int) -> "list[Batch]":
-        """It in so many parts, fewer if it has fewer rows, of about as many tokens each."""
-        order = self.inputs["attention_mask"].sum(dim=1).argsort(descending=True, stable=True)
-        return [self.rows(order[start::count]) for start in range(min(count, self.size))]
-
     def rows(self, which: "slice | torch.Tensor") -> "Batch":
         """Some of its examples (or of what it parts them into, such as windows)."""
         return self._each(lambda tensor: tensor[which])

@@ -94,7 +94,7 @@ def takes_threads(task: Task, model: torch.nn.Module, params: Train) -> bool:
 def _backward_in_threads(task: Task, model: torch.nn.Module, batch: Batch, weight: float) -> torch.Tensor:
     """The same as ``_backward``, of as many parts at a time as there are threads; the gradients are added up."""
     learning = [one for one in model.parameters() if one.requires_grad]
-    parts = batch.balanced(torch.get_num_threads())
+    parts = parted(batch, torch.get_num_threads())
     seeds, terms = torch.randint(2**62, (len(parts),)).tolist(), max(1, task.terms(batch))
 
     def learn(number: int) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
@@ -109,6 +109,12 @@ def _backward_in_threads(task: Task, model: torch.nn.Module, batch: Batch, weigh
         slopes = [own.grad, *slopes] if own.grad is not None else slopes
         own.grad = reduce(_add, slopes) if slopes else None
     return torch.stack([loss for loss, _ in found]).sum()
+
+
+def parted(batch: Batch, count: int) -> list[Batch]:
+    """A batch in so many parts, fewer if it has fewer rows, of about as many tokens each."""
+    order = batch.inputs["attention_mask"].sum(dim=1).argsort(descending=True, stable=True)
+    return [batch.rows(order[start::count]) for start in range(min(count, batch.size))]
 
 
 def _add(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
