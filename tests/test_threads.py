@@ -1,5 +1,6 @@
 """Parts of a batch in threads of their own: the same gradient, the same bits each time, and no thread that waits."""
 
+import threading
 from typing import Any
 
 import numpy
@@ -16,11 +17,12 @@ from staytuned.modelling.dropout import drawn_from
 from staytuned.modelling.embeddings import kept_embeddings
 from staytuned.modelling.heads import with_quick_layers
 from staytuned.modelling.language import TokenLoss
-from staytuned.modelling.threads import in_threads
+from staytuned.modelling.threads import apart, by_lists, count, in_threads
 from staytuned.modelling.unpadded import last_states
 from staytuned.params import Params
 from staytuned.tasks import Batch
-from staytuned.training.step import _gradient, make_optimizer, parted, takes_threads, train_step
+from staytuned.training import adamw
+from staytuned.training.step import _gradient, clip, make_optimizer, parted, takes_threads, train_step
 from staytuned.workspace import Workspace
 
 
@@ -159,3 +161,60 @@ def test_rows_of_the_embedding_are_brought_up_to_date_once_before_threads_read_t
         ends.append(model.state_dict())
     for name, value in ends[0].items():
         torch.testing.assert_close(ends[1][name], value, atol=1e-4, rtol=1e-3)
+
+
+@given(st.lists(st.integers(0, 60), max_size=30), st.integers(1, 4))
+def test_each_tensor_is_in_one_list_and_no_list_is_much_longer_than_the_others(sizes: list[int], threads: int) -> None:
+    torch.set_num_threads(threads)
+    lists = by_lists(list, [torch.empty(size) for size in sizes])
+    assert sorted(place for places in lists for place in places) == list(range(len(sizes)))
+    sums = [sum(sizes[place] for place in places) for places in lists]
+    assert max(sums) - min(sums) <= max(sizes, default=0)
+    assert all(lists) or len(lists) == 1
+    torch.set_num_threads(2)
+
+
+def test_apart_operations_take_one_thread_and_parts_as_many_as_before() -> None:
+    with apart():
+        assert (torch.get_num_threads(), count()) == (1, 2)
+        threads = {*in_threads(lambda _: threading.get_ident(), range(50)), threading.get_ident()}
+        assert len(threads) > 1
+        assert (torch.get_num_threads(), count()) == (1, 2)
+    assert (torch.get_num_threads(), count()) == (2, 2)
+
+
+def test_a_step_shares_no_operation_between_threads(
+    workspace: Workspace, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside another program, one that does takes several times as long."""
+    seen = set[tuple[str, int]]()
+
+    def watched(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            seen.add((name, torch.get_num_threads()))
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(module, name, call)
+
+    for module, name in ((adamw, "adamw"), (adamw.AdamW, "_make_up"), (torch.nn.utils, "get_total_norm")):
+        watched(module, name)
+    task, model, options = tasks.load(params), fresh_model(workspace), tuned(params, sharpness=0.05).train
+    optimizer = make_optimizer(model, options)
+    examples = examples_of(workspace, TRAIN)
+    for start in (0, 4):
+        drawn = task.batch(examples, list(range(start, start + 13)), numpy.random.default_rng(0))
+        train_step(task, model, optimizer, drawn, options)
+    assert seen == {("adamw", 1), ("_make_up", 1), ("get_total_norm", 1)}
+
+
+@pytest.mark.parametrize("limit", [1e-3, 1e3], ids=["above the limit", "below it"])
+def test_gradients_are_clipped_as_torch_clips_them(limit: float) -> None:
+    ours, theirs = ([torch.nn.Parameter(torch.zeros(size)) for size in (7, 300, 2, 41)] for _ in range(2))
+    for one, other in zip(ours, theirs, strict=True):
+        one.grad = torch.randn(one.shape)
+        other.grad = one.grad.clone()
+    clip(ours, limit)
+    torch.nn.utils.clip_grad_norm_(theirs, limit)
+    torch.testing.assert_close([one.grad for one in ours], [other.grad for other in theirs])

@@ -2,12 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 from transformers import PreTrainedModel
+
+from staytuned.modelling.threads import by_lists
 
 SWEEP = 50  # steps after which all rows that still move are brought up to date
 STILL = 200  # steps without a gradient after which momentum moves a row by less than the rounding of its weights
@@ -59,10 +63,17 @@ class AdamW(torch.optim.AdamW):
         slopes = [(group, weight, weight.grad) for group, weight in self._grouped() if weight.grad is not None]
         for _, weight, _ in slopes:
             weight.grad = None  # torch then passes it over
-        super().step()
+        self._step_others()
         for group, weight, slope in slopes:
             weight.grad = slope
             self._step_table(group, weight, slope.coalesce())
+
+    def _step_others(self) -> None:
+        """What torch's own step does, by lists of weights."""
+        for group in self.param_groups:
+            columns: list[list[Tensor]] = [[] for _ in range(6)]  # as torch's function takes them, weights first
+            self._init_group(group, *columns)  # type: ignore[no-untyped-call]
+            by_lists(partial(_adamw, group, columns), columns[0])
 
     @torch.no_grad()
     def catch_up(self, tokens: Iterable[Tensor]) -> None:
@@ -163,6 +174,31 @@ class AdamW(torch.optim.AdamW):
         state = self.state[weight]
         for table, part in zip((weight, state["exp_avg"], state["exp_avg_sq"]), parts, strict=True):
             table.index_copy_(0, rows, part)
+
+
+def _adamw(group: Group, columns: list[list[Tensor]], places: list[int]) -> None:
+    """One step of the weights at some places."""
+    weights, slopes, means, squares, largest, steps = (
+        [column[place] for place in places if column] for column in columns
+    )
+    beta1, beta2 = group["betas"]
+    with torch.no_grad():  # each thread has to say so
+        adamw(
+            weights,
+            slopes,
+            means,
+            squares,
+            largest,
+            steps,
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
 
 
 def _compact(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,10 +10,11 @@ import torch
 from staytuned.errors import TrainingError
 from staytuned.modelling.device import pick_device
 from staytuned.modelling.examples import Examples
+from staytuned.modelling.threads import are_in_memory, in_threads
 from staytuned.sections import Train
 from staytuned.tasks import Metric, Side, Task
 from staytuned.training.checkpoint import Checkpoints
-from staytuned.training.memory import memory_for
+from staytuned.training.memory import keep_memory, memory_for
 from staytuned.training.order import shuffled_batches
 from staytuned.training.sharded import gathered, shard, summed
 from staytuned.training.state import Point, Training, Weights
@@ -45,6 +46,7 @@ def fit(
     Raises:
         TrainingError: a loss or a weight is not a finite number, or the memory does not suffice.
     """
+    keep_memory()
     device = pick_device(params.device)
     task.look_at(train)
     if params.sharded:
@@ -153,17 +155,22 @@ def steps_in(examples: int, params: Train) -> int:
     return params.epochs * math.ceil(examples / params.batch_size)
 
 
-@torch.inference_mode()
 def validate(task: Task, model: torch.nn.Module, side: Side, device: torch.device) -> tuple[float, float]:
     """Mean loss of the examples, and the task's validation metric on the rows, of a side."""
     model.eval()
-    outputs: dict[int, numpy.ndarray] = {}
-    loss = 0.0
-    for places in side.examples.batches_by_length():
+    batches = side.examples.batches_by_length()
+
+    @torch.inference_mode()
+    def ask(places: list[int]) -> tuple[float, list[numpy.ndarray]]:
         batch = task.batch(side.examples, places, None).on(device)
         said = model(**batch.inputs)
-        loss += float(task.loss(said.float(), batch.targets)) * len(places)
-        outputs.update(zip(places, task.outputs(said, batch), strict=True))
+        return float(task.loss(said.float(), batch.targets)) * len(places), task.outputs(said, batch)
+
+    outputs, loss = dict[int, numpy.ndarray](), 0.0
+    asked = in_threads(ask, batches) if are_in_memory(model.parameters()) else map(ask, batches)
+    for places, (of_batch, said) in zip(batches, asked, strict=True):
+        loss += of_batch
+        outputs.update(zip(places, said, strict=True))
     model.train()
     in_order = [outputs[place] for place in range(len(outputs))]
     return loss / len(outputs), task.validation_score(side.frame, side.examples, in_order)

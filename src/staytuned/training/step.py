@@ -8,7 +8,7 @@ from functools import reduce
 import torch
 
 from staytuned.modelling.dropout import drawn_from
-from staytuned.modelling.threads import in_threads
+from staytuned.modelling.threads import apart, by_lists, count, in_threads
 from staytuned.modelling.unpadded import UnpaddedModel, first_position
 from staytuned.sections import Train
 from staytuned.tasks import Batch, Task
@@ -36,6 +36,11 @@ def make_optimizer(model: torch.nn.Module, params: Train) -> AdamW:
 
 def train_step(task: Task, model: torch.nn.Module, optimizer: AdamW, batch: Batch, params: Train) -> torch.Tensor:
     """Learn from a batch; returns its loss before the step."""
+    with apart() if takes_threads(task, model, params) else nullcontext():
+        return _train_step(task, model, optimizer, batch, params)
+
+
+def _train_step(task: Task, model: torch.nn.Module, optimizer: AdamW, batch: Batch, params: Train) -> torch.Tensor:
     optimizer.zero_grad(set_to_none=True)
     if takes_threads(task, model, params):
         optimizer.catch_up([values for name, values in batch.inputs.items() if name.endswith("_ids")])
@@ -85,7 +90,7 @@ def takes_threads(task: Task, model: torch.nn.Module, params: Train) -> bool:
 
     Where the loss is a mean over rows, and all random numbers are drawn by staytuned's own dropout.
     """
-    at_once = torch.get_num_threads() > 1 and next(model.parameters()).device.type == "cpu"
+    at_once = count() > 1 and next(model.parameters()).device.type == "cpu"
     if not at_once or not task.divisible or params.lora or params.sharded:
         return False
     return isinstance(model, UnpaddedModel) and first_position(model.encoder.config) is not None
@@ -94,7 +99,7 @@ def takes_threads(task: Task, model: torch.nn.Module, params: Train) -> bool:
 def _backward_in_threads(task: Task, model: torch.nn.Module, batch: Batch, weight: float) -> torch.Tensor:
     """The same as ``_backward``, of as many parts at a time as there are threads; the gradients are added up."""
     learning = [one for one in model.parameters() if one.requires_grad]
-    parts = parted(batch, torch.get_num_threads())
+    parts = parted(batch, count())
     seeds, terms = torch.randint(2**62, (len(parts),)).tolist(), max(1, task.terms(batch))
 
     def learn(number: int) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
@@ -103,11 +108,14 @@ def _backward_in_threads(task: Task, model: torch.nn.Module, batch: Batch, weigh
             loss = task.loss(model(**part.inputs).float(), part.targets) * (weight * task.terms(part) / terms)
         return loss.detach(), torch.autograd.grad(loss, learning, allow_unused=True)
 
+    def add_up(places: list[int]) -> None:
+        for place in places:
+            own, slopes = learning[place], [slope for _, of_part in found if (slope := of_part[place]) is not None]
+            slopes = [own.grad, *slopes] if own.grad is not None else slopes
+            own.grad = reduce(_add, slopes) if slopes else None
+
     found = list(in_threads(learn, range(len(parts))))
-    for place, own in enumerate(learning):
-        slopes = [slope for _, of_part in found if (slope := of_part[place]) is not None]
-        slopes = [own.grad, *slopes] if own.grad is not None else slopes
-        own.grad = reduce(_add, slopes) if slopes else None
+    by_lists(add_up, learning)
     return torch.stack([loss for loss, _ in found]).sum()
 
 
@@ -125,9 +133,16 @@ def clip(weights: Iterable[torch.Tensor], limit: float) -> None:
     """Scale all gradients down to a norm of ``limit``, where it is larger, as torch's ``clip_grad_norm_`` does."""
     slopes = [slope for _, slope in _slopes(weights)]
     values = [slope.values() if slope.is_sparse else slope for slope in slopes]
-    scale = limit / (summed(torch.nn.utils.get_total_norm(values)) + 1e-6)
+    scale = limit / (_norm(values) + 1e-6)
     if scale.is_cuda or scale < 1:  # a GPU is not waited for
-        torch._foreach_mul_(values, scale.clamp(max=1.0))
+        factor = scale.clamp(max=1.0)
+        by_lists(lambda places: torch._foreach_mul_([values[place] for place in places], factor), values)
+
+
+def _norm(values: list[torch.Tensor]) -> torch.Tensor:
+    """Of the numbers of all tensors together."""
+    norms = by_lists(lambda places: torch.nn.utils.get_total_norm([values[place] for place in places]), values)
+    return summed(torch.stack(norms).norm() if len(norms) > 1 else norms[0])
 
 
 @contextmanager
@@ -139,15 +154,23 @@ def uphill(weights: Iterable[torch.Tensor], radius: float) -> Iterator[None]:
     """
     slopes = _slopes(weights)
     values = [slope.values() if slope.is_sparse else slope for _, slope in slopes]
-    scale = radius / (summed(torch.nn.utils.get_total_norm(values)) + 1e-12)
-    climb = [(weight, slope * scale) for weight, slope in slopes]
-    with torch.no_grad():
-        for weight, step in climb:
-            weight.add_(step)
+    scale = radius / (_norm(values) + 1e-12)
+    climb: list[torch.Tensor] = [slope for _, slope in slopes]
+
+    def step_up(places: list[int]) -> None:
+        with torch.no_grad():  # each thread has to say so
+            for place in places:
+                climb[place] = climb[place] * scale
+                slopes[place][0].add_(climb[place])
+
+    def step_down(places: list[int]) -> None:
+        with torch.no_grad():
+            for place in places:
+                slopes[place][0].add_(climb[place], alpha=-1)
+
+    by_lists(step_up, values)
     yield
-    with torch.no_grad():
-        for weight, step in climb:
-            weight.add_(step, alpha=-1)
+    by_lists(step_down, values)
 
 
 def _slopes(weights: Iterable[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
