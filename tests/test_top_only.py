@@ -3,7 +3,7 @@
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,17 @@ def task_and_model(workspace: Workspace, params: Params) -> tuple[Task, TokenHea
     return task, task.model(backbone(task.kind, workspace.root / "base-models" / "tiny", 0.0, pretrained=True), 0.0)
 
 
-def test_what_is_read_beside_a_text_changes_no_bit_of_its_states(tmp_path: Path) -> None:
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets how many threads torch takes, until the end of a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_neither_what_is_read_beside_a_text_nor_threads_change_a_bit_of_its_states(
+    tmp_path: Path, threads: Callable[[int], None]
+) -> None:
     task = task_class("token-classification")(
         task_class("token-classification").Options(name="token-classification", types=["a"], pieces="first")
     )
@@ -129,8 +139,10 @@ def test_what_is_read_beside_a_text_changes_no_bit_of_its_states(tmp_path: Path)
     chance = random.Random(1)
     texts = [numpy.array([[2, *chance.choices(range(5, 40), k=chance.randrange(1, 60)), 3]]) for _ in range(90)]
     texts.append(numpy.full((1, 300), 7))
+    threads(1)
     expected = list(module._ask(model, CPU, texts))
-    for _ in range(4):
+    for count in (1, 2, 1, 2):
+        threads(count)
         order = chance.sample(range(len(texts)), chance.randrange(1, len(texts)))
         again = module._ask(model, CPU, [texts[place] for place in order])
         assert all(numpy.array_equal(said, expected[place]) for place, said in zip(order, again, strict=True))

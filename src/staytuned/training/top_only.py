@@ -16,6 +16,7 @@ from staytuned.errors import ParamsError
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import PooledHead, TokenHead, mask_of, padded
 from staytuned.modelling.kept import name_of, said_of_texts
+from staytuned.modelling.threads import in_threads
 from staytuned.modelling.unpadded import first_position, steady_states
 from staytuned.pieces import made_by
 from staytuned.progress import bar
@@ -86,17 +87,24 @@ def _ask(model: TokenHead, device: torch.device, texts: list[numpy.ndarray]) -> 
     """What the head reads of each text, shape (numbers,)."""
     encoder = model.encoder.to(device).eval()
     is_packed = first_position(encoder.config) is not None and device.type == "cpu"
+
+    @torch.no_grad()
+    def read(part: tuple[list[numpy.ndarray], int]) -> list[numpy.ndarray]:
+        found = []
+        for text, states in zip(part[0], _states(encoder, *part, device), strict=False):
+            own = states[: text.shape[1]].unsqueeze(0)
+            found.append(model.read(own, torch.ones(own.shape[:2]))[0].flatten().numpy())
+        return found
+
+    blocks = _blocks(texts, ROOM if is_packed else 0)
     with bar() as display:
         shown = display.add_task("encoder, once for each text", total=len(texts))
-        for block, left in _blocks(texts, ROOM if is_packed else 0):
-            for text, states in zip(block, _states(encoder, block, left, device), strict=False):
-                own = states[: text.shape[1]].unsqueeze(0)
-                yield model.read(own, torch.ones(own.shape[:2]))[0].flatten().numpy()
-            display.advance(shown, len(block))
+        for found in in_threads(read, blocks) if is_packed else map(read, blocks):
+            yield from found
+            display.advance(shown, len(found))
     encoder.cpu()
 
 
-@torch.no_grad()
 def _states(encoder: Any, block: list[numpy.ndarray], left: int, device: torch.device) -> torch.Tensor:
     """The states of texts, and of as many tokens besides as are ``left``; shape (texts and more, tokens, hidden)."""
     longest = max(text.shape[1] for text in block)
