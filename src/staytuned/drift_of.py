@@ -1,7 +1,6 @@
 """Drift of a file that is only looked at: rows as they come in production, before anyone has labelled them."""
 
 import itertools
-import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -72,7 +71,7 @@ def drift_of(workspace: Workspace, file: Path) -> dict[str, Any]:
         report["said"] = in_words(report, page, NEXT)
         with replacing_folder(target) as folder:
             write_json(folder / "drift.json", report)
-            write_pages(folder, report, looked_at, os.path.relpath(workspace.decision_page, target))
+            write_pages(folder, report, looked_at)
     _show(report, left_out, page)
     if report["alarm"]:
         alerts.send(params, "drift", f"{file.name}: {report['said']}")

@@ -28,7 +28,7 @@ text-align:right;vertical-align:top}th:first-child,td:first-child,.text{text-ali
 .alarm{color:#b3261e;font-weight:600}.range{color:#777;font-size:85%;white-space:nowrap}.text{overflow-wrap:anywhere}
 </style>
 <h1>Drift{% if file %} of {{ file }}{% endif %}</h1>
-<p>What was decided: <a href="{{ decision }}">the decision</a>.</p>
+{% if not file %}<p>What was decided: <a href="../decision.html">the decision</a>.</p>{% endif %}
 <p{% if alarm %} class="alarm"{% endif %}>{{ said }}</p>
 {% if checks %}
 <p>{{ window.rows }} newest rows in {{ window.groups }} groups, against {{ reference.rows }} rows in
@@ -62,16 +62,13 @@ src="data:image/png;base64,{{ picture }}">{% endfor %}
 """
 
 
-def write_pages(
-    folder: Path, report: dict[str, Any], rows: Compared | None, decision: str = "../decision.html"
-) -> None:
+def write_pages(folder: Path, report: dict[str, Any], rows: Compared | None) -> None:
     """Write ``report.html`` and its pictures; without rows a page of one sentence.
 
     Args:
         folder: Where to.
         report: What was found.
         rows: As they were looked at.
-        decision: Where the page of the last decision is, as seen from the folder.
     """
     seen: dict[str, Any] = {}
     if rows:
@@ -82,7 +79,7 @@ def write_pages(
         seen = {"more": more, "less": less, "sources": _sources(rows, scores), "examples": _examples(rows, scores)}
         seen["pictures"] = _pictures(folder, report, rows, scores, texts)
     template = jinja2.Environment(autoescape=True).from_string(PAGE)
-    said = {"accuracy": accuracy_in_words(report), "decision": decision, "figure": _figure}
+    said = {"accuracy": accuracy_in_words(report), "figure": _figure}
     page = template.render(**report, **seen, **said)
     write_text(folder / "report.html", page)
 
