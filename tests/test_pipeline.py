@@ -62,6 +62,19 @@ def test_what_a_killed_process_left_of_dvcs_locks_is_no_obstacle(tmp_path: Path,
     assert found.get("read", {}) == ({"elsewhere": [json.loads(ours)]} if "OURS" in left else {})
 
 
+@pytest.mark.parametrize("torn", ["", '{"write": {'])
+def test_what_is_stale_can_be_asked_behind_a_record_of_locks_that_a_kill_tore(tmp_path: Path, torn: str) -> None:
+    """It is the first thing that a run asks of DVC."""
+    workspace = make_workspace(tmp_path / "workspace")
+    workspace.batches.mkdir(parents=True)
+    (workspace.batches / "one").write_text("a row")
+    workspace.manifest.write_text("")
+    pipeline.track(workspace, workspace.batches)
+    stale = pipeline.stale(workspace)
+    (workspace.root / ".dvc" / "tmp" / "rwlock").write_text(torn)
+    assert pipeline.stale(workspace) == stale
+
+
 @pytest.fixture
 def pushed(tmp_path: Path) -> Workspace:
     """A workspace with a batch of two files, all of which the remote has."""

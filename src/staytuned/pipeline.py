@@ -67,11 +67,29 @@ def opened(workspace: Workspace) -> Iterator[Any]:
     with chdir(workspace.root):  # DVC looks a stage's name up in the working directory
         repo = Repo(str(workspace.root))
         try:
+            _forget_torn_record(repo)
             yield repo
         except LockError as error:
             raise BusyError(f"DVC is at work in {workspace.root}: {error}; try again when it ends") from error
         finally:
             repo.close()
+
+
+def _forget_torn_record(repo: Any) -> None:
+    """Take out DVC's record of locks where a kill left it half written, at which DVC stops for good.
+
+    Behind DVC's own guard nobody is writing it.
+    """
+    from dvc.lock import make_lock
+    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
+
+    record, guard = Path(repo.tmp_dir, RWLOCK_FILE), str(Path(repo.tmp_dir, RWLOCK_LOCK))
+    if record.exists():
+        with make_lock(guard, tmp_dir=repo.tmp_dir, hardlink_lock=repo.config["core"].get("hardlink_lock", False)):
+            try:
+                read_json(record)
+            except ValueError:
+                record.unlink()
 
 
 def _inside_git(root: Path) -> bool:
@@ -128,8 +146,8 @@ def run_stage(workspace: Workspace, name: str) -> bool:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ[DRIVER] = str(os.getpid())
     workspace.stage_error.unlink(missing_ok=True)
-    _forget_dead_locks(workspace)
     with opened(workspace) as repo:
+        _forget_dead_locks(workspace)
         try:
             return bool(repo.reproduce(name, single_item=True))
         except LockError:
@@ -150,15 +168,12 @@ def run_stage(workspace: Workspace, name: str) -> bool:
 def _forget_dead_locks(workspace: Workspace) -> None:
     """Take out of DVC's record of locks what killed processes left in it, before their numbers are others' again.
 
-    DVC does so only for the paths that it is asked for, and stops for good at a record that a kill left half written.
+    DVC does so only for the paths that it is asked for.
     """
     file = workspace.root / ".dvc" / "tmp" / "rwlock"
     try:
         held = read_json(file)
     except FileNotFoundError:
-        return
-    except ValueError:
-        file.unlink()
         return
     writers, readers = held.get("write", {}), held.get("read", {})
     writing = {path: one for path, one in writers.items() if _lives(one)}
@@ -173,8 +188,8 @@ def _lives(holder: dict[str, Any]) -> bool:
 
 def track(workspace: Workspace, *paths: Path) -> None:
     """Point DVC at folders of data (``PATH.dvc``) and, inside git, stage the pointers; nothing is committed."""
-    _forget_dead_locks(workspace)
     with opened(workspace) as repo:
+        _forget_dead_locks(workspace)
         for path in paths:
             repo.add(str(path))
         if repo.scm.__class__.__name__ == "Git":
