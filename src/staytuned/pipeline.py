@@ -75,21 +75,25 @@ def opened(workspace: Workspace) -> Iterator[Any]:
             repo.close()
 
 
-def _forget_torn_record(repo: Any) -> None:
-    """Take out DVC's record of locks where a kill left it half written, at which DVC stops for good.
-
-    Behind DVC's own guard nobody is writing it.
-    """
+@contextmanager
+def _record_of_locks(repo: Any) -> Iterator[Path]:
+    """The file in which DVC writes down who reads and writes what, behind DVC's own guard: nobody is writing it."""
     from dvc.lock import make_lock
     from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
 
-    record, guard = Path(repo.tmp_dir, RWLOCK_FILE), str(Path(repo.tmp_dir, RWLOCK_LOCK))
-    if record.exists():
-        with make_lock(guard, tmp_dir=repo.tmp_dir, hardlink_lock=repo.config["core"].get("hardlink_lock", False)):
-            try:
+    guard, hardlink = str(Path(repo.tmp_dir, RWLOCK_LOCK)), repo.config["core"].get("hardlink_lock", False)
+    with make_lock(guard, tmp_dir=repo.tmp_dir, hardlink_lock=hardlink):
+        yield Path(repo.tmp_dir, RWLOCK_FILE)
+
+
+def _forget_torn_record(repo: Any) -> None:
+    """Take out the record where a kill left it half written: DVC stops at that for good."""
+    with _record_of_locks(repo) as record:
+        try:
+            if record.exists():
                 read_json(record)
-            except ValueError:
-                record.unlink()
+        except ValueError:
+            record.unlink()
 
 
 def _inside_git(root: Path) -> bool:
@@ -147,7 +151,7 @@ def run_stage(workspace: Workspace, name: str) -> bool:
     os.environ[DRIVER] = str(os.getpid())
     workspace.stage_error.unlink(missing_ok=True)
     with opened(workspace) as repo:
-        _forget_dead_locks(workspace)
+        _forget_dead_locks(repo)
         try:
             return bool(repo.reproduce(name, single_item=True))
         except LockError:
@@ -165,21 +169,18 @@ def run_stage(workspace: Workspace, name: str) -> bool:
             raise StageError(name, int(status[1]), said.read_text() if said.exists() else "") from error
 
 
-def _forget_dead_locks(workspace: Workspace) -> None:
-    """Take out of DVC's record of locks what killed processes left in it, before their numbers are others' again.
+def _forget_dead_locks(repo: Any) -> None:
+    """Take out of DVC's record what killed processes left in it, before their numbers are others' again.
 
     DVC does so only for the paths that it is asked for.
     """
-    file = workspace.root / ".dvc" / "tmp" / "rwlock"
-    try:
-        held = read_json(file)
-    except FileNotFoundError:
-        return
-    writers, readers = held.get("write", {}), held.get("read", {})
-    writing = {path: one for path, one in writers.items() if _lives(one)}
-    reading = {path: alive for path, some in readers.items() if (alive := [one for one in some if _lives(one)])}
-    if (writing, reading) != (writers, readers):
-        write_json(file, {"write": writing, "read": reading})
+    with _record_of_locks(repo) as record:
+        held = read_json(record) if record.exists() else {}
+        writers, readers = held.get("write", {}), held.get("read", {})
+        writing = {path: one for path, one in writers.items() if _lives(one)}
+        reading = {path: alive for path, some in readers.items() if (alive := [one for one in some if _lives(one)])}
+        if (writing, reading) != (writers, readers):
+            write_json(record, {"write": writing, "read": reading})
 
 
 def _lives(holder: dict[str, Any]) -> bool:
@@ -189,7 +190,7 @@ def _lives(holder: dict[str, Any]) -> bool:
 def track(workspace: Workspace, *paths: Path) -> None:
     """Point DVC at folders of data (``PATH.dvc``) and, inside git, stage the pointers; nothing is committed."""
     with opened(workspace) as repo:
-        _forget_dead_locks(workspace)
+        _forget_dead_locks(repo)
         for path in paths:
             repo.add(str(path))
         if repo.scm.__class__.__name__ == "Git":
