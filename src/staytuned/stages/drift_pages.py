@@ -162,7 +162,7 @@ def _pictures(
         figure, axes = pyplot.subplots(figsize=(7, 3.2), layout="constrained")
         draw[name](axes)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))  # beside the bars, not on them
         with replacing(folder / f"{name}.png") as file:
             figure.savefig(file, format="png", dpi=100, metadata={"Software": None})  # nothing of the machine in it
         pyplot.close(figure)
