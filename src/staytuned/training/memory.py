@@ -15,7 +15,7 @@ def keep_memory() -> None:
     """Let the C library keep what a step gives back, for the next one.
 
     GNU's gives it back to the system, which clears each page before it is used again: some ten thousand of a step of 32
-    titles, a twentieth of its time. Another C library is left alone.
+    titles. Another C library is left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     for option, value in KEPT.items():
