@@ -23,9 +23,9 @@ from pathlib import Path
 from staytuned import demo
 from staytuned.workspace import Workspace
 {first}
-print(json.dumps(demo._arrive(Workspace(Path(sys.argv[1])), Path(sys.argv[2]), {{}})))
+print(json.dumps(demo._arrive(Workspace(Path(sys.argv[1])), Path(sys.argv[2]))))
 """
-CUT_OFF = "demo._score = lambda *asked: sys.exit()"  # after decision and promotion
+CUT_OFF = "demo._scores = lambda *asked: sys.exit()"  # after decision and promotion
 DOCUMENTS = 40  # of each source, of 3 rows each
 
 

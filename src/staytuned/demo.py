@@ -11,15 +11,16 @@ from typing import Any
 from staytuned import road, start, tasks
 from staytuned.data.arrivals import arrivals
 from staytuned.data.batches import manifest
-from staytuned.data.sides import TEST, rows_of
+from staytuned.data.sides import TEST, lots, rows_of
 from staytuned.demo_pages import show, write_pages
 from staytuned.errors import GateError
 from staytuned.files import read_json, write_json
+from staytuned.modelling.device import make_deterministic
 from staytuned.pages import prefect_settings, start_prefect
 from staytuned.params import Params
-from staytuned.predictor import Predictor
 from staytuned.registry.ledger import DECISION, PROMOTION, Ledger
 from staytuned.registry.pin import local_copy
+from staytuned.scoring import kept_in, predictions
 from staytuned.workspace import Workspace
 
 ROWS = 600  # of an arrival: twelve of them, and what they set off, take less than 20 minutes on two cores
@@ -47,12 +48,12 @@ def demo(folder: Path) -> dict[str, Any]:
     files = arrivals(workspace.root / "data" / "arrivals", ROWS)
     prefect_settings(workspace)
     os.environ.setdefault("PREFECT_API_URL", start_prefect(workspace))
-    lines, known = [], dict[int, dict[str, Any]]()
+    lines = []
     for number, file in enumerate(files, 1):
         done = workspace.var / "demo" / f"{file.stem}.json"
         if not done.exists():
             print(f"\narrival {number} of {len(files)}: {file.name}")
-            write_json(done, _arrive(workspace, file, known))
+            write_json(done, _arrive(workspace, file))
         lines.append(read_json(done))
     metrics = [metric._asdict() for metric in tasks.load(Params.read(workspace.params)).metrics]
     report = {"metrics": metrics, "arrivals": lines}
@@ -70,7 +71,7 @@ def _workspace(folder: Path) -> Workspace:
     return Workspace(folder.resolve())
 
 
-def _arrive(workspace: Workspace, file: Path, known: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def _arrive(workspace: Workspace, file: Path) -> dict[str, Any]:
     """Ingest a file, let the triggers and the gate do their work, and judge what serves then.
 
     Where an arrival was cut off, its entries are those since it first began; its seconds are those of the last attempt.
@@ -91,6 +92,8 @@ def _arrive(workspace: Workspace, file: Path, known: dict[int, dict[str, Any]]) 
     decided = next((entry for entry in new if entry.kind == DECISION), None)
     champion = ledger.last(PROMOTION)
     assert champion is not None
+    version = champion.facts["version"]
+    scores = _scores(workspace, {1, version})
     return {
         "arrival": file.name,
         "rows": manifest(workspace)[-1].rows,
@@ -99,9 +102,9 @@ def _arrive(workspace: Workspace, file: Path, known: dict[int, dict[str, Any]]) 
         "outcome": decided.facts["outcome"] if decided else None,
         "tokens": decided.facts["tokens"] if decided else 0,
         "entries": [{"kind": entry.kind, "facts": entry.facts} for entry in new],
-        "version": champion.facts["version"],
-        "champion": _score(workspace, champion.facts["version"], known),
-        "first": _score(workspace, 1, known),
+        "version": version,
+        "champion": scores[version],
+        "first": scores[1],
     }
 
 
@@ -117,11 +120,12 @@ def _seconds_of_training(since: datetime) -> float:
         return float(sum(run["total_run_time"] for run in json.load(answer)))
 
 
-def _score(workspace: Workspace, version: int, known: dict[int, dict[str, Any]]) -> dict[str, float]:
-    """Metrics of a version on all test rows so far; ``known``: what versions said of rows before, which it adds to."""
-    frame, said = rows_of(workspace, TEST), known.setdefault(version, {})
-    model = Predictor(local_copy(workspace, version))
-    new = frame[~frame["row"].isin(list(said))].reset_index(drop=True)
-    if len(new):
-        said |= zip(new["row"], model.predict(new), strict=True)
-    return model.task.score(frame, [said[row] for row in frame["row"]])
+def _scores(workspace: Workspace, versions: set[int]) -> dict[int, dict[str, float]]:
+    """Metrics of versions on all test rows so far; what evaluate asked them is kept, and not asked again."""
+    train, test = Params.read(workspace.params).train, rows_of(workspace, TEST)
+    make_deterministic(train.seed, train.threads)
+    in_lots = test.assign(lot=lots(test.assign(side=TEST)))
+    folders = {version: local_copy(workspace, version) for version in sorted(versions)}
+    with kept_in(workspace.pieces, "demo", "evaluate") as pieces:
+        said = {version: predictions(folder, in_lots, pieces) for version, folder in folders.items()}
+    return {version: tasks.trained(folder).score(test, said[version]) for version, folder in folders.items()}

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import struct
+import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -169,8 +170,10 @@ def _is_model(folder: Path) -> bool:
 def _packages(last: str) -> list[str]:
     """Installed distributions whose name is the model's, or ends with it after a hyphen."""
     wanted = f"-{_plain(last)}"
-    names = {dist.name for dist in importlib.metadata.distributions() if dist.name}
-    return sorted(name for name in names if f"-{_plain(name)}".endswith(wanted))
+    # a folder is named after its distribution: to read what each of hundreds says of itself takes half a second
+    folders = (folder for place in sys.path for folder in Path(place).glob("*.dist-info"))
+    names = {_plain(folder.name.split("-")[0]) for folder in folders}
+    return sorted(name for name in names if f"-{name}".endswith(wanted))
 
 
 def _plain(name: str) -> str:
