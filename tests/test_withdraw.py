@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from shell import staytuned
-from tiny import make_rows, make_workspace, write_csv
+from tiny import make_rows, make_workspace, set_params, write_csv
 
 from staytuned import road as commands
 from staytuned.data import batches
@@ -38,6 +38,8 @@ def test_a_wrong_batch_is_taken_out_and_may_come_in_again(tmp_path: Path, capsys
     commands.withdraw(workspace, name, "another team's labels")
     assert f"withdrew batch {name}, 20 rows of wrong.csv" in capsys.readouterr().out
     assert accepted_rows(workspace) == 20
+    index = (workspace.data_docs / "index.html").read_text()
+    assert "good.csv" in index and "wrong.csv" not in index and "<td>20</td>" in index  # both had shared a page
     assert (workspace.root / "data" / "batches.dvc").read_text() != pointer
     entry = Ledger(workspace.ledger).entries()[-1]
     assert entry.kind == WITHDRAWAL
@@ -45,6 +47,18 @@ def test_a_wrong_batch_is_taken_out_and_may_come_in_again(tmp_path: Path, capsys
 
     assert take_in(workspace, wrong) == name
     assert [batch.file for batch in batches.manifest(workspace)] == ["good.csv", "wrong.csv"]
+
+
+def test_the_example_does_not_come_back_by_itself_where_it_was_withdrawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = make_workspace(tmp_path / "workspace")
+    set_params(workspace, ingest__example="product")
+    name = take_in(workspace, write_csv(tmp_path / "product.csv", make_rows(20)))
+    commands.withdraw(workspace, name, "not ours")
+    assert "no batch is left: `staytuned ingest FILE` adds one" in capsys.readouterr().out
+    with pytest.raises(DataError, match=f"the last batch, {name}, was withdrawn; add one with `staytuned ingest FILE`"):
+        commands.first_batch(workspace, Params.read(workspace.params))
 
 
 def test_what_cannot_be_withdrawn_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
@@ -80,6 +94,7 @@ def test_a_batch_that_the_champion_learned_from_is_taken_out_and_the_next_run_tr
     done = staytuned(road, "run")
     assert done.returncode == 0, done.stdout + done.stderr
     assert name not in read_json(road.candidate / "staytuned.json")["batches"]
+    assert "wrong.csv" not in (road.data_docs / "index.html").read_text()  # the rows are as in the first run again
     shown = staytuned(road, "history", COLUMNS="400").stdout
     assert f"withdrawal of batch {name}: 60 rows of wrong.csv\n      all were called positive" in shown
     assert "nothing to do" in staytuned(road, "run").stdout

@@ -7,8 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from staytuned import alerts
+from staytuned import alerts, situation
 from staytuned.data.batches import manifest
+from staytuned.data.sides import TRAIN
 from staytuned.errors import DataError, MissingError, RegistryError
 from staytuned.files import read_json, sha256
 from staytuned.params import Params
@@ -45,7 +46,7 @@ def status(workspace: Workspace) -> None:
     if waiting := _not_taken_in(workspace):
         table.add_row("not taken in", waiting)
     table.add_row("drift", _drift(workspace, ledger))
-    table.add_row("next training", _trigger(entries, waiting))
+    table.add_row("next training", _next_training(workspace, params, ledger, waiting))
     Console(markup=False).print(table)
 
 
@@ -93,15 +94,15 @@ def _drift(workspace: Workspace, ledger: Ledger) -> str:
     return str(report["said"])
 
 
-def _trigger(entries: list[Entry], waiting: str | None) -> str:
-    last = next((entry for entry in reversed(entries) if entry.kind == TRIGGER), None)
-    if last is None:
+def _next_training(workspace: Workspace, params: Params, ledger: Ledger, waiting: str | None) -> str:
+    """Whether the triggers ask for one now, and what they wait for."""
+    looked_at = workspace.accepted, workspace.encoded / f"{TRAIN}.arrow"
+    if not promotions(ledger) or not all(path.exists() for path in looked_at):
         return "at the next `staytuned run` that finds new rows or params"
-    due = "due" if last.facts["retrain"] else "not due"
+    answer, _ = situation.answered(workspace, params, ledger)
+    due = "due" if answer.retrain else "not due"
     since = ", before the rows that are not taken in" if waiting else ""
-    if any(entry.kind == DECISION and entry.number > last.number for entry in entries):
-        due, since = f"was {due}, and a model was trained", f"{since}; `staytuned run --if-needed` asks again"
-    return "\n".join([f"{due}, as of {_time(last)}{since}", *last.facts["reasons"], *last.facts["waiting"]])
+    return "\n".join([f"{due}{since}", *answer.reasons, *answer.waiting])
 
 
 def history(workspace: Workspace) -> None:

@@ -1,6 +1,7 @@
 """What the commands do to a workspace: ingest, readmit, sync, run. Each is whole or leaves things as they were."""
 
 import asyncio
+import shutil
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,16 +107,18 @@ def _check_base(workspace: Workspace, params: Params) -> None:
 
 
 def first_batch(workspace: Workspace, params: Params) -> None:
-    """Where there is no batch yet, take in the example's rows.
+    """Where there has been no batch yet, take in the example's rows.
 
     Raises:
-        DataError: the params name no example.
+        DataError: the params name no example, or what there was is withdrawn.
     """
     if batches.manifest(workspace):
         return
     source = params.ingest.example
-    if source is None:
-        raise DataError("there is no batch yet; add one with `staytuned ingest FILE`")
+    withdrawn = Ledger.of(workspace, params).last(WITHDRAWAL)
+    if withdrawn or source is None:
+        why = f"the last batch, {withdrawn.facts['batch']}, was withdrawn" if withdrawn else "there is no batch yet"
+        raise DataError(f"{why}; add one with `staytuned ingest FILE`")
     with busy(f"fetching the example data ({example.PACKAGE}, {source})"):
         path = example.fetch(source, workspace.root / "data" / "incoming")
     ingest(workspace, path)
@@ -216,9 +219,12 @@ def withdraw(workspace: Workspace, name: str, why: str) -> None:
         ledger = Ledger.of(workspace, params)
         ledger.append(WITHDRAWAL, batch=name, file=batch.file, rows=batch.rows, why=[why])
         batches.take_out(workspace, batch)
+        shutil.rmtree(workspace.verdicts, ignore_errors=True)  # a page may tell of its rows beside others'
         pin.refresh(workspace, params, arrived=True)
         pipeline.track(workspace, workspace.batches, workspace.pin)
-    print(f"withdrew batch {name}, {batch.rows:,} rows of {batch.file}; `staytuned run` trains without them")
+    left = batches.manifest(workspace)
+    then = "`staytuned run` trains without them" if left else "no batch is left: `staytuned ingest FILE` adds one"
+    print(f"withdrew batch {name}, {batch.rows:,} rows of {batch.file}; {then}")
     serving = workspace.pin / "champion" / "staytuned.json"
     if serving.exists() and name in read_json(serving)["batches"]:
         print("the champion has learned from them and goes on answering; `staytuned rollback` if it should not")

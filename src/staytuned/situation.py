@@ -40,33 +40,10 @@ def settled(workspace: Workspace, params: Params) -> Answer | None:
 
 def ask(workspace: Workspace, params: Params) -> Answer:
     """Whether a retraining is due, by what the stages before it found; a new answer goes into the ledger."""
-    ledger, key, drift = Ledger.of(workspace, params), key_of(workspace, params), _drift(workspace)
-    entries, champion = ledger.entries(), pin.wanted(ledger)["champion"]
-    serving = workspace.pin / "champion"
-    accepted = Counter(pyarrow.parquet.read_table(workspace.accepted, columns=["batch"])["batch"].to_pylist())
-    batches, unserved = _new_to([serving, workspace.candidate], accepted), _new_to([serving], accepted)
-    before = [entry.facts for entry in entries if entry.kind == TRIGGER]
-    now: dict[str, Any] = {
-        "champion": champion["version"] if champion else None,
-        "alarm": drift["alarm"] if drift else None,
-        "batches": sorted(batches),
-    }
-    trainings = _trainings(entries)
-    answer = decide(
-        Situation(
-            champion=now["champion"],
-            age=_days_since(trainings[-1]) if trainings else None,
-            new_rows=sum(batches.values()),
-            tried_rows=sum(unserved.values()) - sum(batches.values()),
-            alarms=_alarms([*before, now], now["champion"], accepted),
-            measured=measured(drift) if drift else None,
-            estimated=estimated(drift) if drift else None,
-            cost=expected_tokens(workspace, params),
-            spent=sum(entry.facts.get("tokens", 0) for entry in trainings if _days_since(entry) <= PERIOD),
-        ),
-        params.triggers,
-    )
-    last = next((facts for facts in reversed(before) if facts["key"] == key), None)
+    ledger, key = Ledger.of(workspace, params), key_of(workspace, params)
+    answer, now = answered(workspace, params, ledger)
+    before = (entry.facts for entry in reversed(ledger.entries()) if entry.kind == TRIGGER)
+    last = next((facts for facts in before if facts["key"] == key), None)
     if last is None or last["retrain"] != answer.retrain:
         ledger.append(TRIGGER, key=key, **now, **asdict(answer))
         if now["alarm"]:
@@ -74,9 +51,37 @@ def ask(workspace: Workspace, params: Params) -> Answer:
     return answer
 
 
+def answered(workspace: Workspace, params: Params, ledger: Ledger) -> tuple[Answer, dict[str, Any]]:
+    """The answer, and what it is about: the champion, whether there is an alarm for it, and batches that are new."""
+    entries, champion = ledger.entries(), pin.wanted(ledger)["champion"]
+    version = champion["version"] if champion else None
+    drift, serving = _drift(workspace, version), workspace.pin / "champion"
+    accepted = Counter(pyarrow.parquet.read_table(workspace.accepted, columns=["batch"])["batch"].to_pylist())
+    batches, unserved = _new_to([serving, workspace.candidate], accepted), _new_to([serving], accepted)
+    before = [entry.facts for entry in entries if entry.kind == TRIGGER]
+    now = {"champion": version, "alarm": drift["alarm"] if drift else None, "batches": sorted(batches)}
+    trainings = _trainings(entries)
+    answer = decide(
+        Situation(
+            champion=version,
+            age=_days_since(trainings[-1]) if trainings else None,
+            new_rows=sum(batches.values()),
+            tried_rows=sum(unserved.values()) - sum(batches.values()),
+            alarms=_alarms([*before, now], version, accepted),
+            measured=measured(drift) if drift else None,
+            estimated=estimated(drift) if drift else None,
+            cost=expected_tokens(workspace, params),
+            spent=sum(entry.facts.get("tokens", 0) for entry in trainings if _days_since(entry) <= PERIOD),
+        ),
+        params.triggers,
+    )
+    return answer, now
+
+
 def tell_drift(workspace: Workspace, params: Params) -> None:
     """Send word of drift before a training that nobody asked the triggers about."""
-    drift = _drift(workspace)
+    champion = pin.wanted(Ledger.of(workspace, params))["champion"]
+    drift = _drift(workspace, champion["version"] if champion else None)
     if drift and drift["alarm"] and DEAR in pipeline.stale(workspace):
         alerts.send(params, "drift", drift["said"])
 
@@ -109,11 +114,11 @@ def _new_to(models: list[Path], accepted: dict[str, int]) -> dict[str, int]:
     return {batch: rows for batch, rows in accepted.items() if batch not in known}
 
 
-def _drift(workspace: Workspace) -> dict[str, Any] | None:
-    """What the drift stage found, if it had enough rows to find anything."""
+def _drift(workspace: Workspace, champion: int | None) -> dict[str, Any] | None:
+    """What the drift stage found of this champion, if it had enough rows to find anything."""
     file = workspace.drift / "drift.json"
     found = read_json(file) if file.exists() else None
-    return found if found and found["enough"] else None
+    return found if found and found["enough"] and found["champion"] == champion else None
 
 
 def _alarms(facts: list[dict[str, Any]], champion: int | None, accepted: dict[str, int]) -> tuple[bool, ...]:

@@ -137,6 +137,11 @@ class Workspace:
         return self.var / "pieces"
 
     @property
+    def verdicts(self) -> Path:
+        """Folder of what the data contract makes of rows, pieces too."""
+        return self.pieces / "verdicts"
+
+    @property
     def embeddings(self) -> Path:
         """Folder of embeddings by the base model, pieces too."""
         return self.pieces / "embeddings"

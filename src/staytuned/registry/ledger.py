@@ -67,7 +67,7 @@ class Ledger:
     def last(self, kind: str, key: str | None = None) -> Entry | None:
         """The newest entry of a kind, or of a kind and a key."""
         of_kind = (entry for entry in reversed(self.entries()) if entry.kind == kind)
-        return next((entry for entry in of_kind if key in (None, entry.facts["key"])), None)
+        return next((entry for entry in of_kind if key in (None, entry.facts.get("key"))), None)
 
     def append(self, kind: str, fence: int | None = None, **facts: Any) -> Entry:
         """Add an entry, durably.

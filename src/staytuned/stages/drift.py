@@ -25,7 +25,7 @@ from staytuned.tasks import Metric, Task
 from staytuned.workspace import Workspace
 
 PAGE = "reports/drift/report.html"
-NEXT = "a whole run trains on the new rows and lets the gate judge"
+NEXT = "the next training learns from the new rows, and the gate judges"
 
 
 class Asker(NamedTuple):

@@ -82,9 +82,7 @@ def run(workspace: Workspace, params: Params) -> None:
     )
     readmitted, tallies = set[str](), {batch.batch[:16]: Tally(batch) for batch in batches}
     with (
-        Pieces(
-            workspace.pieces / "verdicts", f"{made} {params.section('task')} {contract} {options.chunk_rows}"
-        ) as pieces,
+        Pieces(workspace.verdicts, f"{made} {params.section('task')} {contract} {options.chunk_rows}") as pieces,
         replacing(workspace.accepted) as accepted_file,
         replacing(workspace.quarantine) as quarantine_file,
         quarantine_file.open("w", encoding="utf-8", newline="") as quarantine_handle,
@@ -113,7 +111,8 @@ def run(workspace: Workspace, params: Params) -> None:
             quarantine_file.replace(workspace.quarantine)
             raise BudgetError(
                 f"{over_budget}\ncorrect them in a copy of {workspace.quarantine}, then `staytuned readmit COPY`; "
-                "or `staytuned withdraw BATCH --why TEXT`; "
+                "or `staytuned withdraw BATCH --why TEXT`, with the batch's name as above (where rows came before with "
+                "another label that was wrong, the earlier batch's); "
                 "or, if they are right, change the section task of params.yaml, or raise the budget"
             )
 
