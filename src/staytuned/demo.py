@@ -23,7 +23,7 @@ from staytuned.registry.pin import local_copy
 from staytuned.scoring import kept_in, predictions
 from staytuned.workspace import Workspace
 
-ROWS = 500  # of an arrival: twelve of them, and what they set off, take less than 20 minutes on two cores
+ROWS = 600  # of an arrival: twelve of them, and what they set off, take less than 20 minutes on two cores
 CHANGES = {  # of the example's params
     "ingest": {"example": None},
     # arrivals are small: a larger share must judge, and plain steps learn more of few rows
@@ -31,7 +31,7 @@ CHANGES = {  # of the example's params
     "train": {"start": "champion", "epochs": 3, "patience": 1, "learning_rate": 2.0e-4, "sharpness": 0.0},
     "gate": {"margin": 0.04, "min_test_rows": 50, "sources": {"margin": 0.08}},  # what some hundred rows can show
     "drift": {"draws": 300},
-    "triggers": {"new_rows": 500},
+    "triggers": {"new_rows": 600},
     "registry": {"model": "demo"},
 }
 
