@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from staytuned import alerts, situation
+from staytuned import alerts
 from staytuned.data.batches import manifest
 from staytuned.data.sides import TRAIN
 from staytuned.errors import DataError, MissingError, RegistryError
@@ -96,6 +96,8 @@ def _drift(workspace: Workspace, ledger: Ledger) -> str:
 
 def _next_training(workspace: Workspace, params: Params, ledger: Ledger, waiting: str | None) -> str:
     """Whether the triggers ask for one now, and what they wait for."""
+    from staytuned import situation  # the other commands here have no use for what it imports
+
     looked_at = workspace.accepted, workspace.encoded / f"{TRAIN}.arrow"
     if not promotions(ledger) or not all(path.exists() for path in looked_at):
         return "at the next `staytuned run` that finds new rows or params"
