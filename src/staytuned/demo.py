@@ -11,7 +11,7 @@ from typing import Any
 from staytuned import road, start, tasks
 from staytuned.data.arrivals import arrivals
 from staytuned.data.batches import manifest
-from staytuned.data.sides import TEST, lots, rows_of
+from staytuned.data.sides import TEST, rows_of, with_lots
 from staytuned.demo_pages import show, write_pages
 from staytuned.errors import GateError
 from staytuned.files import read_json, write_json
@@ -124,7 +124,7 @@ def _scores(workspace: Workspace, versions: set[int]) -> dict[int, dict[str, flo
     """Metrics of versions on all test rows so far; what evaluate asked them is kept, and not asked again."""
     train, test = Params.read(workspace.params).train, rows_of(workspace, TEST)
     make_deterministic(train.seed, train.threads)
-    in_lots = test.assign(lot=lots(test.assign(side=TEST)))
+    in_lots = with_lots(test, TEST)
     folders = {version: local_copy(workspace, version) for version in sorted(versions)}
     with kept_in(workspace.pieces, "demo", "evaluate") as pieces:
         said = {version: predictions(folder, in_lots, pieces) for version, folder in folders.items()}

@@ -112,3 +112,8 @@ def lots(rows: pandas.DataFrame) -> pandas.Series:
     ordered = rows.iloc[numpy.lexsort((place, end))]
     part = ordered.groupby(["batch", "side"]).cumcount() // LOT
     return ordered.groupby(["batch", "side", part]).ngroup().reindex(rows.index).rename("lot")
+
+
+def with_lots(rows: pandas.DataFrame, side: str) -> pandas.DataFrame:
+    """The rows of one side, in the order of arrival, with the number of each one's ``lot``."""
+    return rows.assign(lot=lots(rows.assign(side=side)))

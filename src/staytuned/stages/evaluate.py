@@ -9,7 +9,7 @@ import pandas
 from transformers.utils import logging
 
 from staytuned import behaviour, tasks
-from staytuned.data.sides import TEST, TRAIN, lots, rows_of, that_judge, unseen_by
+from staytuned.data.sides import TEST, TRAIN, rows_of, that_judge, unseen_by, with_lots
 from staytuned.errors import DataError
 from staytuned.files import read_json, write_json
 from staytuned.modelling.device import make_deterministic
@@ -45,7 +45,7 @@ def run(workspace: Workspace, params: Params) -> None:
         Side(rows_of(workspace, side), Examples.read(workspace.encoded / f"{side}.arrow"), workspace.embeddings)
         for side in (TEST, TRAIN)
     )
-    in_lots = test.frame.assign(lot=lots(test.frame.assign(side=TEST)))
+    in_lots = with_lots(test.frame, TEST)
     judges = that_judge(in_lots, params.evaluate.max_rows_per_source)
     test, asked = _part(test, judges), in_lots[judges].reset_index(drop=True)
     base = base_of(workspace, params)
