@@ -11,7 +11,7 @@ import pytest
 from tiny import make_rows, make_workspace, write_csv
 
 from staytuned import pipeline, road, start
-from staytuned.errors import RegistryError
+from staytuned.errors import DataError, RegistryError
 from staytuned.workspace import Workspace
 
 BIN = Path(sys.executable).parent
@@ -73,6 +73,26 @@ def test_what_is_stale_can_be_asked_behind_a_record_of_locks_that_a_kill_tore(tm
     stale = pipeline.stale(workspace)
     (workspace.root / ".dvc" / "tmp" / "rwlock").write_text(torn)
     assert pipeline.stale(workspace) == stale
+
+
+LOCK = "schema: '2.0'\nstages:\n  validate:\n"
+CUT = LOCK + "    cmd: python -m staytuned.stages validate\n    deps:\n    - path: data/batches\n      hash: md"
+
+
+@pytest.mark.parametrize("torn", ["", LOCK[:-5], CUT, LOCK.replace("\n", f" #{'-' * 8156}\n", 1)])
+def test_a_lock_file_that_a_kill_tore_is_no_obstacle(tmp_path: Path, torn: str) -> None:
+    workspace = make_workspace(tmp_path / "workspace")
+    stale = pipeline.stale(workspace)
+    (workspace.root / "dvc.lock").write_text(torn)
+    assert pipeline.stale(workspace) == stale
+
+
+def test_a_lock_file_that_git_left_in_conflict_is_kept_and_named(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "workspace")
+    (workspace.root / "dvc.lock").write_text("<<<<<<< HEAD\nschema: '2.0'\n=======\n>>>>>>> other\n")
+    with pytest.raises(DataError, match=r"dvc\.lock.*take either side"):
+        pipeline.stale(workspace)
+    assert (workspace.root / "dvc.lock").exists()
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from staytuned import torn
 from staytuned.entry_points import task_files
 from staytuned.errors import BusyError, DataError, MissingError, RegistryError, StageError, disk_full, is_full
-from staytuned.files import read_json, sha256, write_json, write_text
+from staytuned.files import sha256, write_text
 from staytuned.processes import DRIVER
 from staytuned.workspace import Workspace
 
@@ -46,7 +47,9 @@ def opened(workspace: Workspace) -> Iterator[Any]:
 
     Raises:
         BusyError: another DVC process holds the workspace.
+        DataError: dvc.yaml, dvc.lock or a pointer cannot be read.
     """
+    from dvc.exceptions import PrettyDvcException
     from dvc.lock import LockError
     from dvc.repo import Repo
 
@@ -67,33 +70,15 @@ def opened(workspace: Workspace) -> Iterator[Any]:
     with chdir(workspace.root):  # DVC looks a stage's name up in the working directory
         repo = Repo(str(workspace.root))
         try:
-            _forget_torn_record(repo)
+            torn.mend(repo)
             yield repo
         except LockError as error:
             raise BusyError(f"DVC is at work in {workspace.root}: {error}; try again when it ends") from error
+        except PrettyDvcException as error:  # of a file of DVC's that cannot be read
+            merged = "`dvc status` shows where; of a dvc.lock that git merged take either side; then run again"
+            raise DataError(f"{error}; {merged}") from error
         finally:
             repo.close()
-
-
-@contextmanager
-def _record_of_locks(repo: Any) -> Iterator[Path]:
-    """The file in which DVC writes down who reads and writes what, behind DVC's own guard: nobody is writing it."""
-    from dvc.lock import make_lock
-    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
-
-    guard, hardlink = str(Path(repo.tmp_dir, RWLOCK_LOCK)), repo.config["core"].get("hardlink_lock", False)
-    with make_lock(guard, tmp_dir=repo.tmp_dir, hardlink_lock=hardlink):
-        yield Path(repo.tmp_dir, RWLOCK_FILE)
-
-
-def _forget_torn_record(repo: Any) -> None:
-    """Take out the record where a kill left it half written: DVC stops at that for good."""
-    with _record_of_locks(repo) as record:
-        try:
-            if record.exists():
-                read_json(record)
-        except ValueError:
-            record.unlink()
 
 
 def _inside_git(root: Path) -> bool:
@@ -151,7 +136,7 @@ def run_stage(workspace: Workspace, name: str) -> bool:
     os.environ[DRIVER] = str(os.getpid())
     workspace.stage_error.unlink(missing_ok=True)
     with opened(workspace) as repo:
-        _forget_dead_locks(repo)
+        torn.forget_dead_locks(repo)
         try:
             return bool(repo.reproduce(name, single_item=True))
         except LockError:
@@ -169,28 +154,10 @@ def run_stage(workspace: Workspace, name: str) -> bool:
             raise StageError(name, int(status[1]), said.read_text() if said.exists() else "") from error
 
 
-def _forget_dead_locks(repo: Any) -> None:
-    """Take out of DVC's record what killed processes left in it, before their numbers are others' again.
-
-    DVC does so only for the paths that it is asked for.
-    """
-    with _record_of_locks(repo) as record:
-        held = read_json(record) if record.exists() else {}
-        writers, readers = held.get("write", {}), held.get("read", {})
-        writing = {path: one for path, one in writers.items() if _lives(one)}
-        reading = {path: alive for path, some in readers.items() if (alive := [one for one in some if _lives(one)])}
-        if (writing, reading) != (writers, readers):
-            write_json(record, {"write": writing, "read": reading})
-
-
-def _lives(holder: dict[str, Any]) -> bool:
-    return holder["pid"] != os.getpid() and Path(f"/proc/{holder['pid']}").exists()
-
-
 def track(workspace: Workspace, *paths: Path) -> None:
     """Point DVC at folders of data (``PATH.dvc``) and, inside git, stage the pointers; nothing is committed."""
     with opened(workspace) as repo:
-        _forget_dead_locks(repo)
+        torn.forget_dead_locks(repo)
         for path in paths:
             repo.add(str(path))
         if repo.scm.__class__.__name__ == "Git":
