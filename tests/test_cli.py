@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from shell import command as words_of
 
-from staytuned import cli, errors
+from staytuned import __version__, cli, commands, errors
 
 HEAVY = {"torch", "transformers", "mlflow", "prefect", "great_expectations", "dvc", "pandas", "numpy", "pyarrow"}
-NAMES = [command.__name__ for command in cli.COMMANDS]
+NAMES = [command.__name__ for command in commands.COMMANDS]
 
 HELP = """
 import sys
@@ -45,19 +45,19 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
 
 def test_help_names_every_command_with_the_first_line_of_its_docstring(tmp_path: Path) -> None:
     shown = " ".join(say(tmp_path, "--help").stdout.split())
-    for command in cli.COMMANDS:
+    for command in commands.COMMANDS:
         first_line = inspect.getdoc(command).splitlines()[0]  # type: ignore[union-attr]
         assert f" {command.__name__} {first_line}" in shown
 
 
-def example_of(command: cli.Command) -> list[str]:
+def example_of(command: commands.Command) -> list[str]:
     (line,) = [line for line in str(inspect.getdoc(command)).splitlines() if line.startswith("Example: ")]
     return shlex.split(line.removeprefix("Example: "))
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS, ids=NAMES)
+@pytest.mark.parametrize("command", commands.COMMANDS, ids=NAMES)
 def test_a_commands_docstring_is_its_help_and_its_example_parses(
-    command: cli.Command, capsys: pytest.CaptureFixture[str]
+    command: commands.Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program, *words = example_of(command)
     arguments = cli.parser().parse_args(words)
@@ -87,6 +87,10 @@ def test_wrong_usage_is_status_2_with_the_usage(tmp_path: Path, words: list[str]
     assert done.returncode == 2
     assert done.stderr.startswith("usage: staytuned")
     assert done.stdout == ""
+
+
+def test_the_version_can_be_asked_for_anywhere(tmp_path: Path) -> None:
+    assert say(tmp_path, "--version").stdout == f"{__version__}\n"
 
 
 def test_outside_a_workspace_the_error_says_how_to_get_one(tmp_path: Path) -> None:
