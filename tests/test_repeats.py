@@ -165,7 +165,7 @@ def judged(came: list[tuple[Batch, list[Row]]], size: int, folder: Path) -> list
             frame = frame.assign(text_pair=None, problem=None, batch=batch.batch)
             parts.append(verdicts.Part(batch, start, frame, f"{batch.batch} {start}"))
     with mock.patch.object(verdicts, "Checkpoint", Plain), Pieces(folder, str(size)) as pieces:
-        contract = Contract(80, [], paired=False, labelled=True)
+        contract = Contract(80, [], paired=False, unlabelled="has no label")
         judge = verdicts.Judge(contract, lambda frame: [None] * len(frame), size, pieces)
         for part, reasons in judge.verdicts(parts):
             found += [reasons.get(place, {}) for place in range(len(part.frame))]

@@ -349,12 +349,14 @@ def test_labels_are_made_from_ratings(tmp_path: Path, rating: str | None, label:
     params = Params.read(make(tmp_path / "workspace")[0].params)
     rule = RatingLabels(column="rating", negative_below=-0.5, positive_above=0.5)
     params = params.model_copy(update={"task": params.task.model_copy(update={"label_from_rating": rule})})
-    (found,) = tasks.load(params).labels(pandas.DataFrame({"rating": [rating], "label": ["ignored"]}))
+    task = tasks.load(params)
+    (found,) = task.labels(pandas.DataFrame({"rating": [rating], "label": ["ignored"]}))
+    assert task.unlabelled == "has no label, for rating is empty or no number"
     assert found == label if label else pandas.isna(found)
 
 
 def test_a_page_that_cannot_be_written_is_an_error_and_not_half_a_page(capfd: pytest.CaptureFixture[str]) -> None:
-    checkpoint = Checkpoint(Contract(80, ["text"], False, True))
+    checkpoint = Checkpoint(Contract(80, ["text"], False, "has no label"))
     frame = pandas.DataFrame({"text": ["a lamp"], "label": ["positive"], "batch": ["b"]}, dtype="string")
     with pytest.raises(OSError, match="File too large") as caught, no_room(above=4096):
         checkpoint.reasons("rows", frame)

@@ -80,7 +80,7 @@ def drift_of(workspace: Workspace, file: Path) -> dict[str, Any]:
 
 def _rows(workspace: Workspace, params: Params, task: Task, file: Path) -> tuple[pandas.DataFrame, Counter[str]]:
     """The rows of a file that keep the contract but for the label, and why others do not, counted."""
-    contract = Contract(params.validate_.max_characters, [*COLUMNS, "problem"], "text_pair" in task.columns, False)
+    contract = Contract(params.validate_.max_characters, [*COLUMNS, "problem"], "text_pair" in task.columns, None)
     made = made_by("drift_of.py", "data/contract.py", "data/data_docs.py", "data/verdicts.py", "tasks", "modelling")
     key = f"{made} {task.options!r} {contract} {params.validate_.chunk_rows}"
     found, left_out = [], Counter[str]()

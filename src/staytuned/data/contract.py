@@ -28,7 +28,7 @@ class Contract:
     max_characters: int
     columns: list[str]
     paired: bool  # a second text is needed
-    labelled: bool
+    unlabelled: str | None  # what is wrong with a row without a label, in words; None: nothing is
 
 
 class _Raising(logging.Handler):
@@ -154,8 +154,8 @@ def _expectations(contract: Contract) -> list[Any]:
             gxe.ExpectColumnValuesToNotBeNull(column="text_pair", meta=because("text_pair is null")),
             gxe.ExpectColumnValuesToMatchRegex(column="text_pair", regex=r"\S", meta=because("text_pair is blank")),
         ]
-    if contract.labelled:
-        expectations.append(gxe.ExpectColumnValuesToNotBeNull(column="label", meta=because("has no label")))
+    if contract.unlabelled:
+        expectations.append(gxe.ExpectColumnValuesToNotBeNull(column="label", meta=because(contract.unlabelled)))
     return expectations
 
 

@@ -75,7 +75,8 @@ def run(workspace: Workspace, params: Params) -> None:
     keep, options = params.ingest.columns.keep, params.validate_
     columns = ["row", "text", "text_pair", "label", "source", "group", "batch", *keep]
     told = ["row", "text", "text_pair", "label", "source", "group", "line", *keep]
-    contract = Contract(options.max_characters, [*told, "problem"], "text_pair" in task.columns, task.labelled)
+    unlabelled = task.unlabelled if task.labelled else None
+    contract = Contract(options.max_characters, [*told, "problem"], "text_pair" in task.columns, unlabelled)
     schema = pyarrow.schema([(name, pyarrow.string()) for name in columns])
     made = made_by(
         "stages/validate.py", "data/contract.py", "data/data_docs.py", "data/verdicts.py", "tasks", "modelling"

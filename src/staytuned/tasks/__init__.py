@@ -95,6 +95,11 @@ class Task(ABC):
         """The label of each row as validation keeps it; null where there is none."""
         return frame["label"]
 
+    @property
+    def unlabelled(self) -> str:
+        """What is wrong with a row without a label, in words."""
+        return "has no label"
+
     @abstractmethod
     def faults(self, frame: pandas.DataFrame) -> list[str | None]:
         """Why each row cannot be used for this task, as ``kind: what it holds``; None where it can."""

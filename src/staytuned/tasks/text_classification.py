@@ -111,6 +111,12 @@ class TextClassification(Task):
         label = label.mask(rating < rule.negative_below, negative).mask(rating > rule.positive_above, positive)
         return label.where(rating.notna())
 
+    @property
+    def unlabelled(self) -> str:
+        """Where the label is made of a rating, that is what to look at."""
+        rule = self.options.label_from_rating
+        return super().unlabelled if rule is None else f"has no label, for {rule.column} is empty or no number"
+
     def faults(self, frame: pandas.DataFrame) -> list[str | None]:
         """A label that the params do not know."""
         known = f"label is none of {', '.join(self.classes)}"
