@@ -146,6 +146,7 @@ def test_a_promotion_by_hand_needs_a_reason_and_keeps_it(road: Workspace) -> Non
     refused(staytuned(road, "promote", 2, "--why", " "), 65, "--why is blank")
     assert "version 2 is champion; version 1 was before" in said(road, "promote", 2, "--why", "judged by the editors")
     assert answers(road) == 2
+    assert alias_now(road, Params.read(road.params), CHALLENGER) is None  # it was version 2
     facts = last(road).facts
     assert (facts["before"], facts["cause"], facts["why"]) == (1, "by hand", ["judged by the editors"])
     assert "nothing to do" in said(road, "run") and answers(road) == 2

@@ -8,7 +8,7 @@ from typing import Any
 from staytuned.errors import BusyError, RegistryError
 from staytuned.files import write_text
 from staytuned.registry.ledger import CONFIRMATION, PROMOTION, Entry, Ledger
-from staytuned.registry.versions import CHAMPION, HEAD, Registry, holder_of
+from staytuned.registry.versions import CHALLENGER, CHAMPION, HEAD, Registry, holder_of
 from staytuned.workspace import Workspace
 
 # why a champion moved: the cause in its entry
@@ -81,6 +81,7 @@ def _follow(workspace: Workspace, registry: Registry, ledger: Ledger, fence: int
     version = last.facts["version"]
     remember(workspace, version)
     registry.set_alias(CHAMPION, version)
+    registry.take_alias(CHALLENGER, version)
     witness(registry, ledger)
     try:
         ledger.append(CONFIRMATION, fence, key=last.facts["key"], version=version)

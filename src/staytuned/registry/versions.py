@@ -271,6 +271,12 @@ class Registry:
         self.client.set_registered_model_alias(self.model, alias, version)
 
     @answering()
+    def take_alias(self, alias: str, version: int) -> None:
+        """Let ``alias`` no longer name ``version``, if it does."""
+        if alias in self.client.get_model_version(self.model, str(version)).aliases:
+            self.client.delete_registered_model_alias(self.model, alias)
+
+    @answering()
     def delete_alias(self, alias: str) -> None:
         """Let ``alias`` name nothing."""
         self.client.delete_registered_model_alias(self.model, alias)
