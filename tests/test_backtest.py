@@ -123,7 +123,7 @@ def test_to_tune_how_training_goes_on_costs_only_the_policy_that_does(
 
 def test_the_same_seed_gives_the_same_run(history: History, report: dict[str, Any]) -> None:
     policy = policy_of("periodic-2", "base")
-    assert simulate(history, [policy], 1) == {"periodic-2": run_of(report, "periodic-2")}
+    assert [lines["periodic-2"] for lines in simulate(history, [policy], 1)] == run_of(report, "periodic-2")
 
 
 def test_policies_that_learn_the_same_rows_afresh_share_the_training(
@@ -137,9 +137,9 @@ def test_policies_that_learn_the_same_rows_afresh_share_the_training(
 
     monkeypatch.setattr("staytuned.backtest.simulate.learn", counted)
     names = ["never", "scratch", "periodic-2"]
-    runs = simulate(history, [policy_of(name, "base") for name in names], 1)
+    arrivals = list(simulate(history, [policy_of(name, "base") for name in names], 1))
     assert learned == [0, 1, 2, 3]
-    assert runs == {name: run_of(report, name) for name in names}
+    assert [[lines[name] for lines in arrivals] for name in names] == [run_of(report, name) for name in names]
 
 
 def test_no_champion_of_the_workspace_comes_of_it(workspace: Workspace, report: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ from staytuned.processes import die_with_parent
 from staytuned.progress import bar
 from staytuned.workspace import Workspace
 
+LOOK = 1  # seconds between two looks at how far the runs are
 NEEDED = ("validate", "split", "encode")  # stages whose outputs a backtest reads
 LEARNING = ("task", "model", "encode", "train")  # sections that every policy reads
 JUDGING = ("evaluate", "gate", "drift", "triggers")  # those that the gated one reads too
 GOING_ON = ("start", "replay", "continued_rate", "champion_share")  # of the train section: for the champion alone
+_told: Any = None  # in a process that simulates: where it says how many policies have seen one more arrival
 
 
 def backtest(workspace: Workspace, names: list[str], seeds: list[int]) -> dict[str, Any]:
@@ -63,47 +65,60 @@ def _runs(workspace: Workspace, history: History, policies: list[Policy], seeds:
     runs = [(policy, seed) for seed in seeds for policy in policies]
     folder = workspace.var / "backtest"
     files = {run: folder / f"{_key(workspace, history, *run)}.json" for run in runs}
+    done, each = sum(path.exists() for path in files.values()), len(history.arrivals)
     with bar() as display:
-        shown = display.add_task("backtest", total=len(runs), completed=sum(path.exists() for path in files.values()))
-        for done in _simulated(workspace, history.params, files):
-            display.advance(shown, done)
+        shown = display.add_task("arrivals of all runs", total=len(runs) * each, completed=done * each)
+        for seen in _simulated(workspace, history.params, files):
+            display.advance(shown, seen)
     for policy, seed in runs:
         yield {"policy": policy.name, "seed": seed, "arrivals": read_json(files[policy, seed])}
 
 
 def _simulated(workspace: Workspace, params: Params, files: dict[tuple[Policy, int], Path]) -> Iterator[int]:
-    """Make the files that are not there, as many side by side as the processors allow; how many, as they come.
+    """Make the files that are not there, as many side by side as the processors allow.
 
     What retrains from the base model comes first: it takes longest, and shares its models.
+
+    Yields:
+        How many policies have seen one more arrival, whenever some have.
     """
     missing = {run: path for run, path in files.items() if not path.exists()}
     parts = sorted({(policy.gated, seed) for policy, seed in missing})
     gpu = pick_device(params.train.device).type == "cuda"
     beside = 1 if gpu else max(1, len(os.sched_getaffinity(0)) // params.train.threads)
     fresh = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
-    pool = ProcessPoolExecutor(beside, fresh, _prepare)
+    told = fresh.SimpleQueue()
+    pool = ProcessPoolExecutor(beside, fresh, _prepare, (told,))
     try:
-        jobs = []
+        jobs = set()
         for gated, seed in parts:
             here = {run[0]: path for run, path in missing.items() if (run[0].gated, run[1]) == (gated, seed)}
-            jobs.append(pool.submit(_simulate, workspace, here, seed))
-        for job in as_completed(jobs):
-            yield job.result()
+            jobs.add(pool.submit(_simulate, workspace, here, seed))
+        while jobs:
+            done, jobs = wait(jobs, LOOK)
+            for job in done:
+                job.result()
+            while not told.empty():
+                yield told.get()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _simulate(workspace: Workspace, files: dict[Policy, Path], seed: int) -> int:
+def _simulate(workspace: Workspace, files: dict[Policy, Path], seed: int) -> None:
     history = History.read(workspace, Params.read(workspace.params))
     if any(path.stem != _key(workspace, history, policy, seed) for policy, path in files.items()):
         raise ParamsError("params.yaml was changed while the backtest ran; start it again, it keeps what is done")
-    runs = simulate(history, list(files), seed)
+    arrivals = []
+    for lines in simulate(history, list(files), seed):
+        arrivals.append(lines)
+        _told.put(len(lines))
     for policy, path in files.items():
-        write_json(path, runs[policy.name])
-    return len(files)
+        write_json(path, [lines[policy.name] for lines in arrivals])
 
 
-def _prepare() -> None:
+def _prepare(told: Any) -> None:
+    global _told
+    _told = told
     die_with_parent()
     _quiet()
 

@@ -1,6 +1,6 @@
 """Policies on one history: at each arrival each may retrain, and what then serves is judged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -28,26 +28,23 @@ class State:
     best: Version
     trained: list[Trained]  # promoted or not
     alarms: list[bool] = field(default_factory=list)  # of the champion's windows
-    lines: list[Line] = field(default_factory=list)
 
 
-def simulate(history: History, policies: list[Policy], seed: int) -> dict[str, list[Line]]:
-    """What happened at each arrival: whether it retrained and why, the tokens read, the metrics of what serves then.
+def simulate(history: History, policies: list[Policy], seed: int) -> Iterator[dict[str, Line]]:
+    """What happens at each arrival: whether it retrained and why, the tokens read, the metrics of what serves then.
 
     The policies go from arrival to arrival together: those that train from the base model on the same rows share it.
 
-    Returns:
-        Of each policy, by its name, a line for each arrival.
+    Yields:
+        For each arrival a line of each policy, by its name.
     """
     first = _from_base(history, 0, seed)
     states = {policy: State(first, first, [Trained(0, first.tokens)]) for policy in policies}
-    for state in states.values():
-        state.lines.append(_line(history, state, 0, first, ["the first arrival"], None))
+    why = ["the first arrival"]
+    yield {policy.name: _line(history, state, 0, first, why, None) for policy, state in states.items()}
     for arrival in range(1, len(history.arrivals)):
         afresh = cache(lambda arrival=arrival: _from_base(history, arrival, seed))
-        for policy, state in states.items():
-            _arrive(history, policy, state, arrival, seed, afresh)
-    return {policy.name: state.lines for policy, state in states.items()}
+        yield {policy.name: _arrive(history, policy, state, arrival, seed, afresh) for policy, state in states.items()}
 
 
 def _from_base(history: History, arrival: int, seed: int) -> Version:
@@ -56,7 +53,7 @@ def _from_base(history: History, arrival: int, seed: int) -> Version:
 
 def _arrive(
     history: History, policy: Policy, state: State, arrival: int, seed: int, afresh: Callable[[], Version]
-) -> None:
+) -> Line:
     answer = _asked(history, policy, state, arrival)
     if answer.retrain and policy.start == "champion" and not _is_new(history, state, arrival).any():
         answer = Answer(False, [], ["no training row is new to the champion"], 0)
@@ -68,7 +65,7 @@ def _arrive(
         if decision is None or decision.outcome == "PROMOTE":
             _promote(history, state, candidate, arrival)
     reasons = (answer.reasons if answer.retrain else answer.waiting) + (decision.reasons if decision else [])
-    state.lines.append(_line(history, state, arrival, candidate, reasons, decision))
+    return _line(history, state, arrival, candidate, reasons, decision)
 
 
 def _asked(history: History, policy: Policy, state: State, arrival: int) -> Answer:
