@@ -233,3 +233,13 @@ def test_a_ledger_whose_tail_was_cut_off_is_seen_by_the_tag_of_a_version(road: W
     refused(staytuned(road, *words), 69, "the ledger", "was changed: its entry", "is missing", "from a copy")
     road.ledger.write_bytes(whole)
     assert "each with its seal" in said(road, "history")
+
+
+def test_a_workspace_that_is_given_another_ledger_keeps_its_champion(road: Workspace) -> None:
+    whole, before = road.params.read_bytes(), answers(road)
+    set_params(road, registry__ledger_url=f"sqlite:///{road.var / 'other.db'}")
+    refused(staytuned(road, "sync"), 69, "was changed: its entry", "name in registry.ledger_url the one")
+    asked = staytuned(road, "predict", "a lovely lamp")
+    assert asked.stdout.endswith(f"version {before}\n") and "knows no champion" in asked.stderr
+    road.params.write_bytes(whole)
+    assert alias_now(road, Params.read(road.params), "champion") == answers(road) == before

@@ -23,6 +23,10 @@ def summary(workspace: Workspace, params: Params, release: Release) -> None:
     table = _table(workspace)
     sides = ", ".join(f"{count} {side}" for side, count in split["sides"].items())
     table.add_row("split", f"{sides}; {split['bridging_rows_kept_out']} kept out")
+    encoding = read_json(workspace.reports / "encoding.json")
+    examples, cut = (sum(side[count] for side in encoding["sides"].values()) for count in ("examples", "truncated"))
+    if cut:
+        table.add_row("cut", f"{cut} of {examples} examples, to encode.max_tokens {encoding['max_tokens']}")
     titles = {
         "base": "before fine-tuning",
         "candidate": "candidate",

@@ -87,8 +87,11 @@ def serving(workspace: Workspace) -> tuple[int, Path] | None:
     While params.yaml, the ledger or the registry is out of order, the champion that was last known here goes on.
     """
     try:
-        last = Ledger.of(workspace, Params.read(workspace.params)).last(PROMOTION)
+        ledger = Ledger.of(workspace, Params.read(workspace.params))
+        last = ledger.last(PROMOTION)
         if last is None:
+            if workspace.champion.exists():
+                raise RegistryError(f"the ledger {ledger.place} knows no champion")
             return None
         version = int(last.facts["version"])
         folder = local_copy(workspace, version)
@@ -157,12 +160,17 @@ def recover(workspace: Workspace, registry: Registry) -> None:
 
 
 def sync(workspace: Workspace, params: Params) -> list[str]:
-    """Set the alias to what the ledger says and bring the pin up to date; says what it did."""
+    """Set the alias to what the ledger says and bring the pin up to date; says what it did.
+
+    Raises:
+        RegistryError: the ledger lacks what versions say was in it, as one at another address would.
+    """
     ledger, done = Ledger.of(workspace, params), []
     difference = disagreement(workspace, params, ledger)
     last = ledger.last(PROMOTION)
     if difference:
         registry = Registry(workspace, params)
+        check_heads(registry, ledger)
         if last is None:
             registry.delete_alias(CHAMPION)
         elif last.facts["version"] in registry.versions():

@@ -119,7 +119,7 @@ def check_heads(registry: Registry, ledger: Ledger) -> int | None:
             found = "carries another seal" if int(number) in seals else f"is missing: the last is {len(seals)}"
             raise RegistryError(
                 f"the ledger {ledger.place} was changed: its entry {number}, whose seal version {version} is tagged "
-                f"with, {found}; restore the ledger from a copy"
+                f"with, {found}; restore it from a copy, or name in registry.ledger_url the one that was used before"
             )
         newest = max(newest or 0, int(number))
     return newest
