@@ -23,8 +23,9 @@ from staytuned.errors import RegistryError
 from staytuned.files import read_json
 from staytuned.params import Params
 from staytuned.registry import pin
+from staytuned.registry.alias import alias_now
 from staytuned.registry.ledger import Ledger
-from staytuned.registry.versions import Registry, alias_now, database
+from staytuned.registry.versions import Registry, database
 from staytuned.start import init
 from staytuned.workspace import Workspace
 
@@ -84,6 +85,9 @@ def test_an_alias_that_was_deleted_by_hand_is_set_back_by_sync(road: Workspace) 
 def test_a_champion_that_was_deleted_by_hand_goes_on_answering_and_is_registered_again_by_sync(road: Workspace) -> None:
     registry = Registry(road, Params.read(road.params))
     registry.client.delete_model_version("tiny", "1")
+    registry.register_again(
+        None, Ledger(road.ledger).entries()[0].facts["weights"]
+    )  # as a sync that was cut off had done
     refused(staytuned(road, "run"), 69, "names nothing, the ledger says version 1", "`staytuned sync` sets it back")
     assert answers(road)
     assert (

@@ -19,9 +19,10 @@ from staytuned import alerts, serve
 from staytuned.errors import BusyError
 from staytuned.files import read_json, write_json
 from staytuned.params import Params
+from staytuned.registry.alias import CHALLENGER, alias_now
 from staytuned.registry.ledger import CONFIRMATION, PROMOTION, Entry, Ledger
 from staytuned.registry.promotion import move, promotions
-from staytuned.registry.versions import CHALLENGER, Registry, alias_now, database
+from staytuned.registry.versions import Registry, database
 from staytuned.workspace import Workspace
 
 pytestmark = [pytest.mark.xdist_group("champion"), pytest.mark.slow]
@@ -235,6 +236,23 @@ def test_a_ledger_whose_tail_was_cut_off_is_seen_by_the_tag_of_a_version(road: W
     assert "each with its seal" in said(road, "history")
 
 
+@pytest.mark.parametrize(
+    ("words", "cause", "now", "before"),
+    [(["rollback"], "rollback", 1, 2), (["promote", "2", "--why", "x"], "by hand", 2, 1)],
+)
+def test_a_move_by_hand_that_was_cut_off_is_ended_by_the_same_command_and_not_made_twice(
+    road: Workspace, words: list[str], cause: str, now: int, before: int
+) -> None:
+    ledger = Ledger(road.ledger)
+    target = next(move.facts for move in promotions(ledger) if move.facts["version"] == now)
+    facts = {name: target[name] for name in ("key", "version", "weights", "best")}
+    with ledger.lease("who is killed here") as fence:
+        ledger.append(PROMOTION, fence, **facts, before=before, cause=cause, why=["cut off"])
+    moves = len(promotions(ledger))
+    assert f"version {now} is champion; version {before} was before" in said(road, *words)
+    assert answers(road) == now and len(promotions(ledger)) == moves
+
+
 def test_a_workspace_that_is_given_another_ledger_keeps_its_champion(road: Workspace) -> None:
     whole, before = road.params.read_bytes(), answers(road)
     set_params(road, registry__ledger_url=f"sqlite:///{road.var / 'other.db'}")
@@ -243,3 +261,11 @@ def test_a_workspace_that_is_given_another_ledger_keeps_its_champion(road: Works
     assert asked.stdout.endswith(f"version {before}\n") and "knows no champion" in asked.stderr
     road.params.write_bytes(whole)
     assert alias_now(road, Params.read(road.params), "champion") == answers(road) == before
+
+
+def test_weights_whose_version_was_deleted_are_registered_anew(road: Workspace) -> None:
+    weights = promotions(Ledger(road.ledger))[0].facts["weights"]
+    Registry(road, Params.read(road.params)).client.delete_model_version("tiny", "1")
+    set_params(road, train__epochs=6)  # as of version 1: the same bits
+    assert "version 3, alias champion" in said(road, "run")
+    assert answers(road) == 3 and last(road).facts["weights"] == weights

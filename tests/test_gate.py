@@ -372,6 +372,11 @@ def test_a_model_that_is_too_large_or_too_slow_is_blocked(known: dict[str, float
     assert not reasons or decision.reasons == reasons
 
 
+def test_a_behavioural_check_of_which_exactly_the_share_passes_does_not_block() -> None:
+    checks = {"negation": {"passed": 55, "cases": 100, "share": 0.55, "failed": []}}
+    assert decide(report() | {"behaviour": checks}, FIRST, POLICY).outcome == "PROMOTE"
+
+
 def test_a_failed_behavioural_check_blocks() -> None:
     checks = {
         "negation": {"passed": 3, "cases": 6, "share": 0.6, "failed": []},

@@ -1,11 +1,15 @@
 """The incoming folder: whole files become batches, bad ones lie beside the reason, and none is lost."""
 
+import errno
+import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 from tiny import make_rows, make_workspace, set_params, write_csv
 
+from staytuned import road
 from staytuned.data import batches
 from staytuned.incoming import Incoming
 from staytuned.params import Params
@@ -95,6 +99,30 @@ def test_what_is_no_fault_of_the_file_leaves_it_and_is_told_once(
     assert lying(incoming.folder) == ["rows.csv"]
     incoming.workspace.params.write_text(right)
     assert incoming.take() == 1
+    write_csv(incoming.folder / "more.csv", make_rows(40, seed=1))
+    incoming.workspace.params.write_text(right.replace("train:", "trian:"))
+    assert take(incoming) == 0
+    assert capsys.readouterr().err.count("trian: unknown key") == 1  # once more, for it is another time
+
+
+def test_a_file_that_may_not_be_read_keeps_nobody_out(incoming: Incoming, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, ingest = write_csv(incoming.folder / "a.csv", make_rows(40)), road.ingest
+
+    def as_a_user(workspace: Workspace, path: Path) -> object:
+        """Who runs the tests may be root, who may read all."""
+        if path == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return ingest(workspace, path)
+
+    monkeypatch.setattr(road, "ingest", as_a_user)
+    write_csv(incoming.folder / "b.csv", make_rows(40, seed=1))
+    assert take(incoming) == 1
+    assert lying(incoming.folder) == ["done/b.csv", "refused/a.csv", "refused/a.csv.txt"]
+
+
+def test_a_folder_that_was_removed_is_there_again(incoming: Incoming) -> None:
+    shutil.rmtree(incoming.folder)
+    assert incoming.take() == 0 and incoming.folder.is_dir()
 
 
 def test_files_are_taken_in_as_they_came(incoming: Incoming) -> None:

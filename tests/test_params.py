@@ -100,6 +100,19 @@ CASES = [
         {"registry.ledger_url": "postgresql+psycopg://me:secret@host/db"},
         "registry.ledger_url: holds a password, which every run would record; set PGPASSWORD",
     ),
+    (
+        {"registry.ledger_url": "postgresql+psycopg://me:se/cr@et@host/db"},
+        "registry.ledger_url: holds a password, which every run would record; set PGPASSWORD",
+    ),
+    (
+        {"registry.ledger_url": "postgresql+psycopg://host/db?password=secret"},
+        "registry.ledger_url: holds a password, which every run would record; set PGPASSWORD",
+    ),
+    (
+        {"registry.tracking_uri": "http://me:secret@host:5000"},
+        "registry.tracking_uri: holds a password, which every run would record; set MLFLOW_TRACKING_USERNAME and",
+    ),
+    ({"alerts.urls": "slack://secret"}, "alerts.urls: should be a valid list"),
     # values that make no sense
     ({"task.labels": ["a", "a", "b"]}, "task.labels: repeats ['a']; name each once"),
     ({"ingest.encodings": ["utf-9"]}, "ingest.encodings: holds 'utf-9', which Python does not know; utf-8 is one"),

@@ -24,9 +24,10 @@ from staytuned.files import read_json, sha256
 from staytuned.params import Params
 from staytuned.pipeline import stage_order
 from staytuned.registry import reload_check
+from staytuned.registry.alias import alias_now
 from staytuned.registry.ledger import CONFIRMATION, DECISION, PROMOTION, Ledger
 from staytuned.registry.reload import reloader
-from staytuned.registry.versions import Registry, alias_now, database
+from staytuned.registry.versions import Registry, database
 from staytuned.road import prefect_settings
 from staytuned.workspace import Workspace
 
@@ -262,7 +263,7 @@ def test_lineage_holds_what_it_takes_to_build_the_version_again(road: Workspace)
     from staytuned.registry.lineage import collect
 
     in_git(road)
-    set_params(road, gate__margin=0.4)
+    set_params(road, gate__margin=0.4, alerts__urls=["json://token-of-mine"])
     (road.root / "note.txt").write_text("a file that git does not know yet\n")
     folder = road.root / "var" / "lineage"
     folder.mkdir()
@@ -273,6 +274,8 @@ def test_lineage_holds_what_it_takes_to_build_the_version_again(road: Workspace)
     assert run(road, "git", "diff", "--cached", "--stat") == ""  # the user's index was not touched
     names = {path.name for path in folder.iterdir()}
     assert {"dvc.lock", "params.yaml", "manifest.jsonl", "batches.dvc", "champion.dvc", "packages.txt"} <= names
+    assert not any("token-of-mine" in path.read_text() for path in folder.iterdir())
+    assert "margin: 0.4" in (folder / "params.yaml").read_text()
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ from tiny import make_rows, set_params, write_csv
 
 from staytuned import serve
 from staytuned.alerts import FURTHER
-from staytuned.errors import ParamsError
 from staytuned.params import Params
 from staytuned.registry.ledger import DECISION, TRIGGER, Ledger
 from staytuned.watch import MOST, PLANNED, Watch, name_of
@@ -225,11 +224,8 @@ def test_a_schedule_is_planned_once_whatever_the_clock_does_and_anew_when_it_cha
 )
 def test_what_prefect_does_not_know_is_named(road: Workspace, prefect_server: str, changes: dict[str, str]) -> None:
     set_params(road, **changes)
-
-    async def nothing(*_: Any) -> None: ...
-
-    with pytest.raises(ParamsError, match=r"watch\.cron or watch\.work_pool"):
-        with_client(road, nothing, served="watch__cron" in changes)
+    done = staytuned(road, "watch")
+    assert (done.returncode, "watch.cron or watch.work_pool" in done.stderr) == (78, True), done.stderr
 
 
 def test_a_work_pool_runs_the_deployment(road: Workspace, prefect_server: str) -> None:

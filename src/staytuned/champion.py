@@ -158,7 +158,9 @@ def rollback(workspace: Workspace, why: str | None) -> None:
     """
     params = Params.read(workspace.params)
     with workspace.hold():
-        registry, ledger = _opened(workspace, params)
+        registry, ledger, ended = _opened(workspace, params)
+        if ended and ended.facts["cause"] == ROLLBACK:  # this command, cut off, given once more
+            return _tell(registry, ended)
         champions = line(ledger)
         if len(champions) < 2:
             raise MissingError("there is no champion before this one to go back to; `staytuned history` shows all")
@@ -181,7 +183,9 @@ def promote(workspace: Workspace, version: int, why: str) -> None:
     check_reason(why)
     params = Params.read(workspace.params)
     with workspace.hold():
-        registry, ledger = _opened(workspace, params)
+        registry, ledger, ended = _opened(workspace, params)
+        if ended and ended.facts["cause"] == BY_HAND and ended.facts["version"] == version:
+            return _tell(registry, ended)
         tags, last = _tags(registry, version), ledger.last(PROMOTION)
         if last and last.facts["version"] == version:
             raise DataError(f"version {version} is the champion already; nothing was changed")
@@ -190,12 +194,14 @@ def promote(workspace: Workspace, version: int, why: str) -> None:
         _move(workspace, registry, ledger, new | {"key": tags.get(KEY), "best": best}, BY_HAND, why)
 
 
-def _opened(workspace: Workspace, params: Params) -> tuple[Registry, Ledger]:
-    """Registry and ledger, with a promotion that was cut off brought to its end."""
+def _opened(workspace: Workspace, params: Params) -> tuple[Registry, Ledger, Entry | None]:
+    """Registry and ledger, and the promotion that was cut off, if one was: it is brought to its end."""
     with busy("opening the registry"):
         registry = Registry(workspace, params)
+    ledger = Ledger.of(workspace, params)
+    cut_off = unconfirmed(ledger)
     pin.recover(workspace, registry)
-    return registry, Ledger.of(workspace, params)
+    return registry, ledger, cut_off
 
 
 def _tags(registry: Registry, version: int) -> dict[str, str]:
@@ -224,11 +230,19 @@ def _move(
     last = ledger.last(PROMOTION)
     before = last.facts["version"] if last else None
     move(workspace, registry, ledger, **facts, before=before, cause=cause, why=[why])
+    _tell(registry, promotions(ledger)[-1])
+
+
+def _tell(registry: Registry, moved: Entry) -> None:
+    """Say who is champion by a promotion, here and to whom alerts go."""
+    before, cause = moved.facts["before"], moved.facts["cause"]
     from_where = f"version {before} was" if before else "there was none"
-    said = f"version {facts['version']} is champion; {from_where} before"
+    said = f"version {moved.facts['version']} is champion; {from_where} before"
     print(said)
     kind: alerts.Kind = "rollback" if cause == ROLLBACK else "promotion"
-    alerts.send(registry.params, kind, f"{said} ({cause}: {why}); `staytuned history` shows all")
+    alerts.send(
+        registry.params, kind, f"{said} ({cause}: {'; '.join(moved.facts['why'])}); `staytuned history` shows all"
+    )
 
 
 def _time(entry: Entry) -> str:

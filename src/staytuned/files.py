@@ -1,5 +1,6 @@
 """Whole files or none: a temporary name, fsync, rename."""
 
+import errno
 import glob
 import hashlib
 import json
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # Linux: paths from the working directory; two of them change places
 # How rows are written. Texts and ids hardly repeat, and who reads many row groups keeps the dictionaries of all.
 PARQUET: dict[str, Any] = {"compression": "zstd", "use_dictionary": False}
 
@@ -41,16 +43,33 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
+            _exchange(temporary, path)
+        else:
+            temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _exchange(one: Path, other: Path) -> None:
+    """Let two folders take each other's place, at once: at no instant is there none."""
+    import ctypes  # not for every command
+
+    call = ctypes.CDLL(None, use_errno=True).renameat2
+    if call(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE):
+        if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):  # a file system, as NFS, that cannot
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(other))
+        shutil.rmtree(other)
+        one.rename(other)
+
+
 def _temporary(path: Path) -> Path:
-    """The name under which this process writes; what killed ones left under theirs goes."""
+    """The name under which this process writes; what killed ones left under theirs goes.
+
+    One of them may have had this process's number: in a container all have.
+    """
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        if Path(f"/proc/{left.name.split('.')[-2]}").exists():
+        process = left.name.split(".")[-2]
+        if process != str(os.getpid()) and Path(f"/proc/{process}").exists():
             continue
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)

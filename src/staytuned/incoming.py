@@ -29,6 +29,7 @@ class Incoming:
         Hidden files are left alone, as is a name that ends in ``.tmp`` or ``.part``.
         """
         now = time.monotonic()
+        self.folder.mkdir(parents=True, exist_ok=True)  # it may have been removed
         states = {path: state for path in self.folder.iterdir() if (state := _state(path))}
         before = self._seen
         self._seen = {
@@ -43,15 +44,15 @@ class Incoming:
 
         What is no fault of the file, such as a run at work or a full disk, leaves it where it is, for the next look.
         """
-        taken = 0
-        for path in self.settled():
-            try:
+        taken, path = 0, self.folder
+        try:
+            for path in self.settled():
                 taken += self._take(path)
-            except BusyError:
-                return taken
-            except (StaytunedError, OSError) as error:
-                self._tell(from_os_error(error, path) if isinstance(error, OSError) else error)
-                return taken
+                self._told = ""  # what was in the way is not
+        except BusyError:
+            pass
+        except (StaytunedError, OSError) as error:
+            self._tell(from_os_error(error, path) if isinstance(error, OSError) else error)
         return taken
 
     def _take(self, path: Path) -> bool:
@@ -60,6 +61,10 @@ class Incoming:
             road.ingest(self.workspace, path)
         except DataError as error:
             return self._refuse(path, str(error))
+        except PermissionError as error:
+            if error.filename != str(path):  # it is ours
+                raise
+            return self._refuse(path, f"nobody but its owner may read it: {error.strerror}")
         except (StaytunedError, OSError):
             raise
         except Exception as error:  # one bad file must not keep the others out

@@ -178,7 +178,8 @@ def _say(model: type[BaseModel], item: Any) -> str:
         return f"  {key}: is missing; add it"
     if item["type"] == "value_error":
         return f"  {key}: {item['ctx']['error']}"
-    return f"  {key}: is {item['input']!r}; {item['msg'].removeprefix('Input ')}"
+    value = "" if item["loc"][:1] == ("alerts",) else f"is {item['input']!r}; "  # an address may hold a secret
+    return f"  {key}: {value}{item['msg'].removeprefix('Input ')}"
 
 
 def _keys_beside(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:

@@ -18,6 +18,7 @@ from staytuned.params import Params
 from staytuned.processes import DRIVER
 from staytuned.progress import busy
 from staytuned.registry.lineage import PACKAGES, installed
+from staytuned.registry.tracking import name_of
 from staytuned.registry.versions import WEIGHTS, Registry
 from staytuned.surroundings import surroundings
 from staytuned.workspace import Workspace
@@ -149,7 +150,7 @@ def _compared_metrics(version: int, registered: dict[str, float], place: Workspa
     report, said, off = read_json(place.evaluation / "evaluation.json"), list[str](), False
     for metric in report["metrics"]:
         name = metric["name"]
-        rebuilt, before = report["models"]["candidate"]["metrics"][name], registered[f"candidate.{name}"]
+        rebuilt, before = report["models"]["candidate"]["metrics"][name], registered[name_of(f"candidate.{name}")]
         said.append(f"{metric['title']} {rebuilt:.4f}, registered {before:.4f}, tolerance {tolerance[name]:.2g}")
         off |= not abs(rebuilt - before) <= tolerance[name]
     if off:

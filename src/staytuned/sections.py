@@ -285,13 +285,14 @@ class Registry(Section):
     tracking_uri: Name | None
     ledger_url: Name | None
 
-    @field_validator("ledger_url")
+    @field_validator("tracking_uri", "ledger_url")
     @classmethod
-    def _shareable(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        if re.search(r"://[^/@]*:[^/@]*@", value):
-            raise ValueError("holds a password, which every run would record; set PGPASSWORD or ~/.pgpass instead")
-        if not re.match(r"sqlite:////|postgresql\+psycopg://", value):
+    def _shareable(cls, value: str | None, info: ValidationInfo) -> str | None:
+        scheme, _, place = (value or "").partition("://")
+        ledger = info.field_name == "ledger_url"
+        if scheme != "sqlite" and (":" in place.rpartition("@")[0] or "password=" in place.lower()):
+            elsewhere = "PGPASSWORD or ~/.pgpass" if ledger else "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            raise ValueError(f"holds a password, which every run would record; set {elsewhere} instead")
+        if value and ledger and not re.match(r"sqlite:////|postgresql\+psycopg://", value):
             raise ValueError(f"is {value!r}; write postgresql+psycopg://USER@HOST/DATABASE or sqlite:////ABSOLUTE/PATH")
         return value

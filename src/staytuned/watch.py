@@ -77,7 +77,17 @@ class Watch:
         self.alone: datetime | None = None  # since when a worker's run is at work, and nobody in the workspace
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Until it is cancelled.
+
+        Raises:
+            ParamsError: Prefect does not know ``watch.cron`` or ``watch.work_pool``.
+        """
+        try:
+            await self._run()
+        except BaseExceptionGroup as group:  # as tasks that go on side by side raise what one of them does
+            raise _first(group) from group
+
+    async def _run(self) -> None:
         from prefect.client.orchestration import get_client
         from prefect.runner import Runner
 
@@ -213,6 +223,12 @@ class Watch:
             sort=FlowRunSort.EXPECTED_START_TIME_DESC,
             limit=most,
         )
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _died(run: "FlowRun") -> bool:

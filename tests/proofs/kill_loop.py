@@ -36,10 +36,11 @@ from staytuned.data import batches
 from staytuned.files import read_json, sha256
 from staytuned.pages import prefect_settings, start_prefect
 from staytuned.params import Params
+from staytuned.registry.alias import alias_now
 from staytuned.registry.ledger import CONFIRMATION, DECISION, PROMOTION, Ledger
 from staytuned.registry.ledger_store import TERM
 from staytuned.registry.release import finished
-from staytuned.registry.versions import alias_now, database
+from staytuned.registry.versions import database
 from staytuned.workspace import Workspace
 
 # What each command is killed at, by the road that it is given on: one to which rows come, one to which they have come,

@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from staytuned.files import read_json, write_json
 from staytuned.params import Params
 from staytuned.surroundings import surroundings
@@ -24,8 +26,8 @@ def installed() -> list[str]:
 def collect(workspace: Workspace, params: Params, folder: Path) -> dict[str, Any]:
     """Write the files into ``folder`` and return the short record, which is among them as ``lineage.json``."""
     pointers = sorted(workspace.root.glob("data/*.dvc"))
+    _without_addresses(workspace.params, params, folder)
     for path in (
-        workspace.params,
         workspace.behaviour,
         workspace.lock,
         workspace.root / "dvc.yaml",
@@ -36,6 +38,8 @@ def collect(workspace: Workspace, params: Params, folder: Path) -> dict[str, Any
             shutil.copy(path, folder)
     (folder / PACKAGES).write_text("\n".join(installed()) + "\n")
     commit, patch = git_state(workspace.root)
+    for url in params.alerts.urls:
+        patch = patch.replace(url.encode(), b"(an address)")
     (folder / "dirty.patch").write_bytes(patch)
     candidate = read_json(workspace.candidate / "staytuned.json")
     record = {
@@ -50,6 +54,17 @@ def collect(workspace: Workspace, params: Params, folder: Path) -> dict[str, Any
     }
     write_json(folder / "lineage.json", record)
     return record
+
+
+def _without_addresses(path: Path, params: Params, folder: Path) -> None:
+    """Copy the params, but not who is alerted: an address may hold a secret, and no build looks at it."""
+    if not params.alerts.urls:
+        shutil.copy(path, folder)
+        return
+    yaml = YAML()
+    values = yaml.load(path)
+    values["alerts"]["urls"] = []
+    yaml.dump(values, folder / path.name)
 
 
 def tolerances(report: dict[str, Any], margin: float) -> dict[str, float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from staytuned.errors import RegistryError, StaytunedError, disk_full, is_full
-from staytuned.files import write_text
+from staytuned.files import replacing, write_text
 from staytuned.workspace import Workspace
 
 PATIENCE = 90  # seconds to wait for a file that others have locked; MLflow sets 20 at the start of each session
@@ -30,11 +30,25 @@ def reading(workspace: Workspace) -> Iterator[sqlite3.Connection]:
     """
     file = database(workspace)
     try:
-        with closing(sqlite3.connect(f"file:{file}?mode=rw", uri=True, timeout=PATIENCE)) as db:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=PATIENCE)) as db:
             db.execute("PRAGMA query_only = ON")
             yield db
     except sqlite3.Error as error:
         raise failed(file, error) from error
+
+
+def make(workspace: Workspace) -> None:
+    """Make the file, whole or not at all: MLflow's own making, cut off, leaves one that MLflow cannot use any more."""
+    if database(workspace).exists():
+        return
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+    with replacing(database(workspace)) as temporary:
+        engine = create_sqlalchemy_engine(f"sqlite:///{temporary}")
+        try:
+            _initialize_tables(engine)
+        finally:
+            engine.dispose()
 
 
 @cache

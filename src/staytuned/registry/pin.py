@@ -10,9 +10,10 @@ from staytuned import pipeline
 from staytuned.errors import MissingError, RegistryError, StaytunedError
 from staytuned.files import read_json, replacing_folder, write_json
 from staytuned.params import Params
+from staytuned.registry.alias import CHAMPION, alias_now
 from staytuned.registry.ledger import PROMOTION, Ledger
 from staytuned.registry.promotion import RESTORED, check_heads, move, remember, settle, unconfirmed
-from staytuned.registry.versions import CHAMPION, Registry, alias_now
+from staytuned.registry.versions import WEIGHTS, Registry
 from staytuned.workspace import Workspace
 
 Pin = dict[str, Any]  # "champion", "best" and, where training goes on from it, "start": {"version", "weights"} or None
@@ -187,8 +188,9 @@ def sync(workspace: Workspace, params: Params) -> list[str]:
 
 def _restore(workspace: Workspace, registry: Registry, ledger: Ledger, facts: dict[str, Any]) -> str:
     """Register a champion anew whose version was deleted by hand: MLflow keeps the model, and gives a new number."""
-    old = facts["version"]
-    new = registry.register_again(facts["key"], facts["weights"])
+    old, weights = facts["version"], facts["weights"]
+    again = [number for number, tags in registry.versions().items() if tags.get(WEIGHTS) == weights]  # cut off here
+    new = max(again, default=None) or registry.register_again(facts["key"], weights)
     if new is None:
         raise RegistryError(
             f"version {old}, the champion, was deleted from the registry with all that belongs to it; its local copy "
@@ -198,8 +200,9 @@ def _restore(workspace: Workspace, registry: Registry, ledger: Ledger, facts: di
     best = facts["best"] if facts["best"]["version"] != old else {"version": new, "weights": facts["weights"]}
     why = [f"version {old} was deleted from the registry by hand"]
     kept = {"key": facts["key"], "weights": facts["weights"], "version": new, "best": best}
-    with replacing_folder(workspace.version(new)) as folder:
-        shutil.copytree(local_copy(workspace, old), folder, dirs_exist_ok=True)
+    if workspace.version(old).exists():
+        with replacing_folder(workspace.version(new)) as folder:
+            shutil.copytree(workspace.version(old), folder, dirs_exist_ok=True)
     move(workspace, registry, ledger, **kept, before=old, cause=RESTORED, why=why)
     return f"version {old} had been deleted from the registry: registered again as version {new}"
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from staytuned.errors import BusyError, RegistryError
 from staytuned.files import write_text
+from staytuned.registry.alias import CHALLENGER, CHAMPION
 from staytuned.registry.ledger import CONFIRMATION, PROMOTION, Entry, Ledger
-from staytuned.registry.versions import CHALLENGER, CHAMPION, HEAD, Registry, holder_of
+from staytuned.registry.versions import HEAD, Registry, holder_of
 from staytuned.workspace import Workspace
 
 # why a champion moved: the cause in its entry

@@ -14,6 +14,7 @@ from staytuned.files import read_json, replacing_folder, sha256, write_json
 from staytuned.params import Params
 from staytuned.progress import busy
 from staytuned.registry import ledger as kinds
+from staytuned.registry.alias import CHALLENGER, CHAMPION
 from staytuned.registry.decision_page import write_page
 from staytuned.registry.forgetting import measured
 from staytuned.registry.gate import Decision, Standing, decide
@@ -21,7 +22,7 @@ from staytuned.registry.ledger import Entry, Ledger, overtaken
 from staytuned.registry.pin import wanted, written
 from staytuned.registry.promotion import GATE, move, promotions, rolled_back, unconfirmed, witness
 from staytuned.registry.reload import Reload
-from staytuned.registry.versions import CHALLENGER, CHAMPION, Registry
+from staytuned.registry.versions import Registry
 from staytuned.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -173,8 +174,13 @@ def _registered(
     decision = Decision(entry.facts["outcome"], entry.facts["reasons"])
     with busy("copying data to the DVC remote"):
         pipeline.push(workspace)  # never a registration whose data is not there
-    version: int | None = next(  # an old champion, judged again, is registered
-        (move.facts["version"] for move in reversed(promotions(ledger)) if move.facts["weights"] == weights),
+    there = registry.versions()
+    version: int | None = next(  # an old champion, judged again, is registered, if nobody has deleted it
+        (
+            move.facts["version"]
+            for move in reversed(promotions(ledger))
+            if move.facts["weights"] == weights and move.facts["version"] in there
+        ),
         registry.version_of(key),
     )
     if version is None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import tempfile
 import threading
 import time
@@ -17,6 +18,7 @@ from staytuned.registry.lineage import collect
 from staytuned.registry.versions import Registry, answering
 from staytuned.workspace import Workspace
 
+NAME = 250  # characters that MLflow has room for
 POLL = 0.5  # seconds between looks at the curve
 
 
@@ -35,8 +37,8 @@ class Tracker:
         from mlflow.entities import Param
 
         values = json.loads(self.params.model_dump_json(by_alias=True))
-        flat = [Param(name, str(value)[:6000]) for name, value in _flat(values)]
-        self.client.log_batch(self.run_id, params=flat)
+        flat = {name_of(name): str(value)[:6000] for name, value in _flat(values)}
+        self.client.log_batch(self.run_id, params=[Param(name, value) for name, value in flat.items()])
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -70,7 +72,7 @@ class Tracker:
         report = read_json(self.workspace.evaluation / "evaluation.json")
         now = int(time.time() * 1000)
         metrics = [
-            Metric(f"{model}.{name}", value, now, 0)
+            Metric(name_of(f"{model}.{name}"), value, now, 0)
             for model, found in report["models"].items()
             for name, value in found["metrics"].items()
         ]
@@ -111,6 +113,11 @@ class Tracker:
         if points:
             self.client.log_batch(self.run_id, metrics=points)
         self._logged = len(rows)
+
+
+def name_of(own: str) -> str:
+    """A name that MLflow takes: it may hold labels of the user's."""
+    return re.sub(r"[^\w.\- :]", "_", own)[:NAME]
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -1,35 +1,32 @@
 """The model registry on MLflow: runs, versions, aliases. SQLite in the workspace, or any MLflow server."""
 
-import http.client
 import importlib
-import json
 import logging
 import os
 import shutil
 import socket
 import tempfile
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from staytuned.errors import RegistryError, StaytunedError
-from staytuned.files import read_json
+from staytuned.files import read_json, replacing_folder
 from staytuned.params import Params
-from staytuned.registry.local_store import database, failed, reading, settle, wait_for_locks
+from staytuned.registry.alias import CHAMPION, alias_now
+from staytuned.registry.local_store import database, failed, make, settle, wait_for_locks
 from staytuned.workspace import Workspace
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from pandas import DataFrame
 
-CHAMPION, CHALLENGER = "champion", "challenger"
 KEY = "staytuned.key"  # tag on runs and versions: the decision that they belong to
 WEIGHTS = "staytuned.weights"
 HEAD = "staytuned.ledger"  # tag on versions: number and seal of the ledger's last entry
 HOLDER = "staytuned.workspace"  # tag on runs: whose they are, where several workspaces share a registry
+CARD = 5000  # characters of a description that MLflow has room for, where its store looks at lengths
 EXACT = (
     *("mlflow", "torch", "transformers", "tokenizers", "safetensors"),
     *("numpy", "pandas", "pyarrow", "pydantic", "ruamel.yaml"),
@@ -37,7 +34,6 @@ EXACT = (
 
 os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 
 def holder_of(workspace: Workspace) -> str:
@@ -48,41 +44,6 @@ def holder_of(workspace: Workspace) -> str:
 def tracking_uri(workspace: Workspace, params: Params) -> str:
     """Where MLflow keeps its records."""
     return params.registry.tracking_uri or f"sqlite:///{database(workspace)}"
-
-
-def alias_now(workspace: Workspace, params: Params, alias: str) -> int | None:
-    """The version that an alias names, asked without importing MLflow; None where there is none.
-
-    Raises:
-        RegistryError: the registry does not answer.
-    """
-    model = params.registry.model
-    if params.registry.tracking_uri is None:
-        if not database(workspace).exists():
-            return None
-        with reading(workspace) as db:
-            query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
-            row = db.execute(query, (model, alias)).fetchone()
-        return int(row[0]) if row else None
-    query = urllib.parse.urlencode({"name": model, "alias": alias})
-    url = f"{params.registry.tracking_uri}/api/2.0/mlflow/registered-models/alias?{query}"
-    try:
-        with urllib.request.urlopen(url, timeout=float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])) as answer:
-            return int(json.load(answer)["model_version"]["version"])
-    except urllib.error.HTTPError as error:
-        if error.code in (400, 404) and b"error_code" in error.read():  # MLflow's own way to say: there is none
-            return None
-        raise _silent(params, error) from error
-    except (OSError, http.client.HTTPException, ValueError, KeyError) as error:  # silence, or another server
-        raise _silent(params, error) from error
-
-
-def _silent(params: Params, error: Exception) -> RegistryError:
-    return RegistryError(
-        f"the registry at {params.registry.tracking_uri} (registry.tracking_uri) does not answer as MLflow does: "
-        f"{error!r}; start it, or mend the address; the champion goes on answering, and `staytuned run` goes on from "
-        "here"
-    )
 
 
 @contextmanager
@@ -117,16 +78,19 @@ class Registry:
         uri = tracking_uri(workspace, params)
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
-        self.client = mlflow.MlflowClient()
-        self.experiment = self._experiment(local=params.registry.tracking_uri is None)
+        self.client, self.experiment = self._open(local=params.registry.tracking_uri is None)
 
     @answering()
-    def _experiment(self, local: bool) -> str:
-        found = self.client.get_experiment_by_name(self.model)
+    def _open(self, local: bool) -> tuple["MlflowClient", str]:
+        """The client, and the id of the experiment, which is made if it is not there."""
+        if local:
+            make(self.workspace)
+        client = self.mlflow.MlflowClient()
+        found = client.get_experiment_by_name(self.model)
         if found:
-            return str(found.experiment_id)
+            return client, str(found.experiment_id)
         place = (self.workspace.var / "mlflow-artifacts").as_uri() if local else None
-        return str(self.client.create_experiment(self.model, artifact_location=place))
+        return client, str(client.create_experiment(self.model, artifact_location=place))
 
     @contextmanager
     def run(self) -> Iterator[str]:
@@ -237,7 +201,7 @@ class Registry:
 
     def _new_version(self, model: str, run_id: str, tags: dict[str, str], card: str) -> int:
         version = self.client.create_model_version(
-            self.model, f"models:/{model}", run_id=run_id, tags=tags, description=card, model_id=model
+            self.model, f"models:/{model}", run_id=run_id, tags=tags, description=card[:CARD], model_id=model
         )
         return int(version.version)
 
@@ -255,14 +219,22 @@ class Registry:
         return Path(place), dict(self.client.get_run(run_id).data.metrics)
 
     def model_folder(self, version: int) -> Path:
-        """A local copy of a version's model folder, fetched when it is not there yet."""
+        """A local copy of a version's model folder, fetched when it is not there yet.
+
+        Raises:
+            RegistryError: the registry does not answer, or somebody else registered that version.
+        """
         kept = self.workspace.version(version)
         if not kept.exists():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
-                fetched = self.fetch(version, Path(scratch))
-                model = next(fetched.rglob("staytuned.json")).parent
-                model.rename(kept)
+            with replacing_folder(kept) as folder:
+                scratch = folder / ".fetched"
+                scratch.mkdir()
+                about = next(self.fetch(version, scratch).rglob("staytuned.json"), None)
+                if about is None:
+                    raise RegistryError(f"version {version} of {self.model!r} holds no model of staytuned's")
+                for path in about.parent.iterdir():
+                    path.rename(folder / path.name)
+                shutil.rmtree(scratch)
         return kept
 
     @answering()

@@ -1,0 +1,37 @@
+"""Files and folders are whole or not there, whatever was killed before."""
+
+import os
+import threading
+from pathlib import Path
+
+from staytuned.files import replacing_folder, write_text
+
+
+def test_what_a_killed_process_left_goes_though_it_had_this_ones_number(tmp_path: Path) -> None:
+    for process in (os.getpid(), 4194999):
+        (tmp_path / f".folder.{process}.tmp").mkdir()
+        (tmp_path / f".file.{process}.tmp").write_text("half")
+    with replacing_folder(tmp_path / "folder") as folder:
+        (folder / "one").write_text("whole")
+    write_text(tmp_path / "file", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_folder_that_is_replaced_is_there_at_every_instant(tmp_path: Path) -> None:
+    place, over, missed = tmp_path / "folder", threading.Event(), 0
+
+    def look() -> None:
+        nonlocal missed
+        while not over.is_set():
+            missed += not (place / "one").exists()
+
+    for number in range(300):
+        with replacing_folder(place) as folder:
+            (folder / "one").write_text(str(number))
+        if not number:
+            looking = threading.Thread(target=look)
+            looking.start()
+    over.set()
+    looking.join()
+    assert missed == 0 and (place / "one").read_text() == "299"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
