@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from shell import staytuned
 from test_road import ENVIRONMENT, IDENTITY, in_git, run
 from tiny import make_rows, write_csv
 
+from staytuned import tasks
 from staytuned.cli import parser
 from staytuned.params import Params
 from staytuned.registry.ledger import Ledger
@@ -28,7 +30,7 @@ SHOWN = re.compile(r"^(?:\$ )?((?:staytuned|dvc) [^\n#]*)$|`((?:staytuned|dvc) [
 PARSED = (
     *("staytuned ui", "staytuned watch", "staytuned example", "staytuned demo", "staytuned backtest --policies"),
     "staytuned train",
-    *("dvc remote", "dvc pull"),
+    *("dvc remote", "dvc pull", "dvc gc"),
 )
 
 
@@ -87,6 +89,19 @@ def test_each_command_shown_works(prepared: Workspace) -> None:
 def environment() -> dict[str, str]:
     """A git identity, for `dvc exp run`, and the tools of this interpreter."""
     return ENVIRONMENT | IDENTITY
+
+
+def test_the_metrics_of_each_task_are_shown() -> None:
+    shown = {
+        task: re.findall(r"`(\w+)`", metrics)
+        for names, metrics in re.findall(
+            r"^\| (`[a-z`, -]+`) \| (`\w+`.*) \|$", (ROOT / "docs/how-to/tasks.md").read_text(), re.MULTILINE
+        )
+        for task in re.findall(r"`([a-z-]+)`", names)
+    }
+    known = {name: tasks.task_class(name) for name in entry_points(group="staytuned.tasks").names}
+    own = {name: [one.name for one in task.metrics] for name, task in known.items() if name != "several-tasks"}
+    assert {name: shown[name] for name in own} == own
 
 
 def test_the_make_targets_shown_exist() -> None:
