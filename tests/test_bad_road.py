@@ -82,12 +82,14 @@ def test_an_alias_that_was_deleted_by_hand_is_set_back_by_sync(road: Workspace) 
 
 
 @pytest.mark.slow
-def test_a_champion_that_was_deleted_by_hand_goes_on_answering_and_is_registered_again_by_sync(road: Workspace) -> None:
+@pytest.mark.parametrize("cut_off", [False, True], ids=["whole", "a sync before was cut off"])
+def test_a_champion_that_was_deleted_by_hand_goes_on_answering_and_is_registered_again_by_sync(
+    road: Workspace, cut_off: bool
+) -> None:
     registry = Registry(road, Params.read(road.params))
     registry.client.delete_model_version("tiny", "1")
-    registry.register_again(
-        None, Ledger(road.ledger).entries()[0].facts["weights"]
-    )  # as a sync that was cut off had done
+    if cut_off:
+        registry.register_again(None, Ledger(road.ledger).entries()[0].facts["weights"])
     refused(staytuned(road, "run"), 69, "names nothing, the ledger says version 1", "`staytuned sync` sets it back")
     assert answers(road)
     assert (

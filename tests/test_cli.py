@@ -5,12 +5,13 @@ import inspect
 import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from shell import command as words_of
 
-from staytuned import __version__, cli, commands, errors
+from staytuned import cli, commands, errors
 
 HEAVY = {"torch", "transformers", "mlflow", "prefect", "great_expectations", "dvc", "pandas", "numpy", "pyarrow"}
 NAMES = [command.__name__ for command in commands.COMMANDS]
@@ -90,7 +91,7 @@ def test_wrong_usage_is_status_2_with_the_usage(tmp_path: Path, words: list[str]
 
 
 def test_the_version_can_be_asked_for_anywhere(tmp_path: Path) -> None:
-    assert say(tmp_path, "--version").stdout == f"{__version__}\n"
+    assert say(tmp_path, "--version").stdout == f"{version('staytuned')}\n"
 
 
 def test_outside_a_workspace_the_error_says_how_to_get_one(tmp_path: Path) -> None:

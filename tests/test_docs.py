@@ -92,7 +92,7 @@ def environment() -> dict[str, str]:
 
 
 def test_the_metrics_of_each_task_are_shown() -> None:
-    shown = {
+    told = {
         task: re.findall(r"`(\w+)`", metrics)
         for names, metrics in re.findall(
             r"^\| (`[a-z`, -]+`) \| (`\w+`.*) \|$", (ROOT / "docs/how-to/tasks.md").read_text(), re.MULTILINE
@@ -101,7 +101,7 @@ def test_the_metrics_of_each_task_are_shown() -> None:
     }
     known = {name: tasks.task_class(name) for name in entry_points(group="staytuned.tasks").names}
     own = {name: [one.name for one in task.metrics] for name, task in known.items() if name != "several-tasks"}
-    assert {name: shown[name] for name in own} == own
+    assert {name: told[name] for name in own} == own
 
 
 def test_the_make_targets_shown_exist() -> None:

@@ -20,17 +20,20 @@ def test_what_a_killed_process_left_goes_though_it_had_this_ones_number(tmp_path
 def test_a_folder_that_is_replaced_is_there_at_every_instant(tmp_path: Path) -> None:
     place, over, missed = tmp_path / "folder", threading.Event(), 0
 
+    def replace(text: str) -> None:
+        with replacing_folder(place) as folder:
+            (folder / "one").write_text(text)
+
     def look() -> None:
         nonlocal missed
         while not over.is_set():
             missed += not (place / "one").exists()
 
+    replace("first")
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
     for number in range(300):
-        with replacing_folder(place) as folder:
-            (folder / "one").write_text(str(number))
-        if not number:
-            looking = threading.Thread(target=look)
-            looking.start()
+        replace(str(number))
     over.set()
     looking.join()
     assert missed == 0 and (place / "one").read_text() == "299"

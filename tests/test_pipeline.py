@@ -79,7 +79,7 @@ LOCK = "schema: '2.0'\nstages:\n  validate:\n"
 CUT = LOCK + "    cmd: python -m staytuned.stages validate\n    deps:\n    - path: data/batches\n      hash: md"
 
 
-@pytest.mark.parametrize("torn", ["", LOCK[:-5], CUT, LOCK.replace("\n", f" #{'-' * 8156}\n", 1)])
+@pytest.mark.parametrize("torn", ["", LOCK, LOCK[:-5], CUT])
 def test_a_lock_file_that_a_kill_tore_is_no_obstacle(tmp_path: Path, torn: str) -> None:
     workspace = make_workspace(tmp_path / "workspace")
     stale = pipeline.stale(workspace)

@@ -42,7 +42,7 @@ Registry(workspace, Params.read(workspace.params))
 
 def test_a_registry_whose_making_was_cut_off_is_made_again(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path / "a folder, #1")
-    for statements in (14, 40):
+    for statements in (14, 40, 60):
         command = [sys.executable, "-c", CUT_OFF, str(statements)]
         assert subprocess.run(command, cwd=workspace.root, capture_output=True).returncode == 9
         assert not database(workspace).exists()

@@ -2,8 +2,6 @@
 
 import os
 
-__version__ = "0.1.0"
-
 # The tools' own usage reporting is off unless the user turns it on. They read this as they are imported.
 for _name, _value in {
     "DO_NOT_TRACK": "true",  # Prefect, MLflow, the Hugging Face hub

@@ -229,8 +229,7 @@ def _move(
 ) -> None:
     last = ledger.last(PROMOTION)
     before = last.facts["version"] if last else None
-    move(workspace, registry, ledger, **facts, before=before, cause=cause, why=[why])
-    _tell(registry, promotions(ledger)[-1])
+    _tell(registry, move(workspace, registry, ledger, **facts, before=before, cause=cause, why=[why]))
 
 
 def _tell(registry: Registry, moved: Entry) -> None:

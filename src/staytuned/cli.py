@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from staytuned import __version__, commands
+from staytuned import commands
 
 TYPE_CHECKING = False  # importing typing's own would take a tenth of the time that help takes
 if TYPE_CHECKING:
@@ -20,10 +20,21 @@ def path(text: str) -> "Path":
     return Path(text)
 
 
+class _Version(argparse.Action):
+    """Looked up when it is asked for: that takes as long as all else."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print it."""
+        from importlib.metadata import version
+
+        print(version("staytuned"))
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line; a command's help is its docstring."""
     top = argparse.ArgumentParser("staytuned", description="Keeps a language model good while its data drifts.")
-    top.add_argument("--version", action="version", version=__version__)
+    top.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     top.add_argument("--workspace", type=path, metavar="DIR", help="default: the one that holds the working directory")
     words = top.add_subparsers(required=True, metavar="COMMAND")
     for command in commands.COMMANDS:

@@ -1,6 +1,5 @@
 """Whole files or none: a temporary name, fsync, rename."""
 
-import errno
 import glob
 import hashlib
 import json
@@ -51,13 +50,11 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Let two folders take each other's place, at once: at no instant is there none."""
+    """Let two folders take each other's place, at once where the file system can: at no instant is there none."""
     import ctypes  # not for every command
 
-    call = ctypes.CDLL(None, use_errno=True).renameat2
-    if call(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE):
-        if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):  # a file system, as NFS, that cannot
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(other))
+    call = ctypes.CDLL(None).renameat2
+    if call(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE):  # as NFS, which cannot
         shutil.rmtree(other)
         one.rename(other)
 

@@ -81,8 +81,10 @@ def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
 
 def serve(workspace: Workspace) -> None:
     """Serve the pages of MLflow and Prefect on loopback until Ctrl-C."""
+    from staytuned.registry import local_store  # a run that starts Prefect's server has imported it in its time
+
     prefect_settings(workspace)
-    workspace.var.mkdir(exist_ok=True)
+    local_store.make(workspace)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven processes that nobody asks, and that outlive it
     mlflow = [
         sys.executable,

@@ -14,7 +14,7 @@ from pydantic import (
     create_model,
 )
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from staytuned.entry_points import task_class
 from staytuned.errors import MissingError, ParamsError
@@ -71,6 +71,9 @@ class Params(Section):
             raise MissingError(f"{path} is missing; `staytuned init DIR` writes one to start from")
         try:  # YAML 1.2, as DVC reads it: 5e-05 is a number there
             raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        except MarkedYAMLError as error:  # its own text shows the line, which may hold a secret
+            line = error.problem_mark.line + 1 if error.problem_mark else "?"
+            raise ParamsError(f"{path} is not valid YAML: line {line}: {error.problem}") from None
         except (YAMLError, UnicodeDecodeError) as error:
             raise ParamsError(f"{path} is not valid YAML: {error}") from None
         known, lines = _with_task(cls, raw)

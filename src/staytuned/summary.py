@@ -26,7 +26,7 @@ def summary(workspace: Workspace, params: Params, release: Release) -> None:
     encoding = read_json(workspace.reports / "encoding.json")
     examples, cut = (sum(side[count] for side in encoding["sides"].values()) for count in ("examples", "truncated"))
     if cut:
-        table.add_row("cut", f"{cut} of {examples} examples, to encode.max_tokens {encoding['max_tokens']}")
+        table.add_row("cut", f"{cut} of {examples} examples, to what params.yaml allows")
     titles = {
         "base": "before fine-tuning",
         "candidate": "candidate",

@@ -34,7 +34,9 @@ def alias_now(workspace: Workspace, params: Params, alias: str) -> int | None:
     query = urllib.parse.urlencode({"name": model, "alias": alias})
     url = f"{params.registry.tracking_uri}/api/2.0/mlflow/registered-models/alias?{query}"
     try:
-        asked = urllib.request.Request(url, headers=_authorization())
+        asked = urllib.request.Request(url)
+        for name, value in _authorization().items():
+            asked.add_unredirected_header(name, value)
         with urllib.request.urlopen(asked, timeout=float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])) as answer:
             return int(json.load(answer)["model_version"]["version"])
     except urllib.error.HTTPError as error:

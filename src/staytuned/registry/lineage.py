@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -16,6 +17,8 @@ from staytuned.surroundings import surroundings
 from staytuned.workspace import Workspace
 
 PACKAGES = "packages.txt"
+PARAMS_PART = re.compile(rb"^diff --git \S*params\.yaml .*?(?=^diff --git |\Z)", re.MULTILINE | re.DOTALL)  # of a patch
+ADDRESS = re.compile(rb"[a-z][a-z0-9+.-]*://\S+")
 
 
 def installed() -> list[str]:
@@ -38,9 +41,7 @@ def collect(workspace: Workspace, params: Params, folder: Path) -> dict[str, Any
             shutil.copy(path, folder)
     (folder / PACKAGES).write_text("\n".join(installed()) + "\n")
     commit, patch = git_state(workspace.root)
-    for url in params.alerts.urls:
-        patch = patch.replace(url.encode(), b"(an address)")
-    (folder / "dirty.patch").write_bytes(patch)
+    (folder / "dirty.patch").write_bytes(PARAMS_PART.sub(lambda part: ADDRESS.sub(b"(an address)", part[0]), patch))
     candidate = read_json(workspace.candidate / "staytuned.json")
     record = {
         "commit": commit,

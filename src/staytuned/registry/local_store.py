@@ -1,5 +1,6 @@
 """MLflow's SQLite file in the workspace: where it is, how it moves with the workspace, how long to wait for it."""
 
+import fcntl
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -41,9 +42,19 @@ def make(workspace: Workspace) -> None:
     """Make the file, whole or not at all: MLflow's own making, cut off, leaves one that MLflow cannot use any more."""
     if database(workspace).exists():
         return
+    workspace.var.mkdir(exist_ok=True)
+    with (workspace.var / "mlflow.lock").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        if not database(workspace).exists():
+            _make(database(workspace))
+
+
+def _make(file: Path) -> None:
     from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 
-    with replacing(database(workspace)) as temporary:
+    for left in file.parent.glob(f".{file.name}.*-journal"):  # SQLite's, of a making that was cut off
+        left.unlink()
+    with replacing(file) as temporary:
         engine = create_sqlalchemy_engine(f"sqlite:///{temporary}")
         try:
             _initialize_tables(engine)

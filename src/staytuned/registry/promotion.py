@@ -57,8 +57,8 @@ def rolled_back(ledger: Ledger, weights: str) -> Entry | None:
     return found
 
 
-def move(workspace: Workspace, registry: Registry, ledger: Ledger, **facts: Any) -> None:
-    """Make a version champion; ``facts`` are those of a promotion, without the fence.
+def move(workspace: Workspace, registry: Registry, ledger: Ledger, **facts: Any) -> Entry:
+    """Make a version champion; ``facts`` are those of a promotion, without the fence. Returns its entry.
 
     Raises:
         BusyError: another is moving the champion, or has moved it since ``before`` was read; nothing was changed.
@@ -68,7 +68,7 @@ def move(workspace: Workspace, registry: Registry, ledger: Ledger, **facts: Any)
         begun = unconfirmed(ledger)
         if begun is None or begun.facts["key"] != facts["key"] or begun.facts["version"] != facts["version"]:
             ledger.append(PROMOTION, fence, **facts)
-        _follow(workspace, registry, ledger, fence)
+        return _follow(workspace, registry, ledger, fence)
 
 
 def settle(workspace: Workspace, registry: Registry, ledger: Ledger) -> None:
@@ -77,7 +77,7 @@ def settle(workspace: Workspace, registry: Registry, ledger: Ledger) -> None:
         _follow(workspace, registry, ledger, fence)
 
 
-def _follow(workspace: Workspace, registry: Registry, ledger: Ledger, fence: int) -> None:
+def _follow(workspace: Workspace, registry: Registry, ledger: Ledger, fence: int) -> Entry:
     last = promotions(ledger)[-1]
     version = last.facts["version"]
     remember(workspace, version)
@@ -89,6 +89,7 @@ def _follow(workspace: Workspace, registry: Registry, ledger: Ledger, fence: int
     except BusyError:  # held too long; MLflow sets an alias without a check, perhaps over that of a newer champion
         registry.set_alias(CHAMPION, promotions(ledger)[-1].facts["version"])
         raise
+    return last
 
 
 def remember(workspace: Workspace, version: int) -> None:

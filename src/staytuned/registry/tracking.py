@@ -116,8 +116,8 @@ class Tracker:
 
 
 def name_of(own: str) -> str:
-    """A name that MLflow takes: it may hold labels of the user's."""
-    return re.sub(r"[^\w.\- :]", "_", own)[:NAME]
+    """A name that MLflow takes; one that holds a label of the user's may have to be written by codes."""
+    return re.sub(r"[^\w.\- :]", lambda sign: f"_{ord(sign[0]):x}_", own)[:NAME]
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
