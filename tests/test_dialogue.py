@@ -207,6 +207,11 @@ def test_templates_that_cannot_be_used(source: str, said: str) -> None:
         Template(source, {}).pieces(turns_of(chat(*TURNS)))
 
 
+def test_a_template_that_writes_down_today_says_the_same_on_any_day() -> None:
+    source = "{{ strftime_now('%d %b %Y') }}{% for turn in messages %}{{ turn.content }}{% endfor %}"
+    assert Template(source, {}).render(turns_of(chat(*TURNS))).startswith("01 Jan 2000")
+
+
 # Truncation
 
 SYSTEM = "<|im_start|>system\nbe brief<|im_end|>\n"

@@ -7,9 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import make_base
+from transformers import GPT2Config
 
+from staytuned.errors import MissingError
 from staytuned.files import read_json
+from staytuned.modelling.heads import backbone
 from staytuned.models import find_base, fingerprint
 
 LOOK = """
@@ -106,9 +110,24 @@ def test_the_fingerprint_is_of_the_content_not_of_the_name_or_place(tmp_path: Pa
     assert fingerprint(elsewhere) == fingerprint(tiny)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "tokenizer_config.json", "config.json"])
 def test_another_byte_in_a_file_that_matters_is_another_fingerprint(tmp_path: Path, tiny: Path, name: str) -> None:
     changed = copy(tiny, tmp_path / "changed")
     with (changed / name).open("ab") as handle:
         handle.write(b" ")
     assert fingerprint(changed) != fingerprint(tiny)
+
+
+@pytest.mark.parametrize(("name", "said"), [("model.safetensors", "header"), ("config.json", "model type `future`")])
+def test_a_base_model_that_cannot_be_loaded_is_named(tmp_path: Path, tiny: Path, name: str, said: str) -> None:
+    broken = copy(tiny, tmp_path / "broken")
+    (broken / name).write_text('{"model_type": "future"}')
+    with pytest.raises(MissingError, match=rf"the model in {broken} cannot be loaded: .*{said}.* in model\.base"):
+        backbone("AutoModel", broken, 0.0, pretrained=True)
+
+
+def test_dropout_is_set_by_whatever_name_a_model_has_for_it(tmp_path: Path) -> None:
+    GPT2Config(n_embd=8, n_head=1, n_layer=1, vocab_size=16, n_positions=8).save_pretrained(tmp_path)
+    model = backbone("AutoModelForCausalLM", tmp_path, 0.3, pretrained=False)
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Dropout)]
+    assert layers and {layer.p for layer in layers} == {0.3}

@@ -119,6 +119,15 @@ def test_without_an_id_column_the_id_is_made_of_texts_and_label(tmp_path: Path) 
     assert first == f"{NO_SOURCE}:11526f332306cb9c4853"  # the same on every machine, for ever
 
 
+def test_bytes_in_parquet_are_text_and_those_that_are_none_can_be_seen(tmp_path: Path) -> None:
+    rows = [{"text": "caf\u00e9".encode(), "label": b"good"}, {"text": b"caf\xe9", "label": b"good"}]
+    WRITERS[".parquet"](tmp_path / "rows.parquet", rows)
+    assert [(row["text"], row["label"]) for row in read(tmp_path / "rows.parquet", PLAIN)] == [
+        ("caf\u00e9", "good"),
+        ("caf\N{REPLACEMENT CHARACTER}", "good"),
+    ]
+
+
 def test_numbers_are_kept_as_they_are_written(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": 12, "label": 1.50}\n{"text": "007", "label": null}\n')
     first, second = read(tmp_path / "rows.jsonl", PLAIN)

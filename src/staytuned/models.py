@@ -79,9 +79,9 @@ def find_base(name: str, folders: list[Path]) -> Path:
 def fingerprint(folder: Path) -> str:
     """SHA-256 over the weights and the tokenizer of a model folder: what was used, whatever its name."""
     digest = hashlib.sha256()
-    for path in sorted(
-        [*folder.glob(WEIGHTS), *folder.glob("chat_template.jinja"), folder / "tokenizer.json", folder / "config.json"]
-    ):
+    chats = ("chat_template.jinja", "tokenizer_config.json")  # how turns are written down
+    there = [*folder.glob(WEIGHTS), *(folder / name for name in chats if (folder / name).exists())]
+    for path in sorted([*there, folder / "tokenizer.json", folder / "config.json"]):
         digest.update(f"{path.name} {sha256(path)}\n".encode())
     return digest.hexdigest()
 

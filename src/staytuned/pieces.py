@@ -22,7 +22,17 @@ from staytuned.files import sha256
 
 DIGEST = hashlib.sha256().digest_size
 PACKAGE = Path(__file__).parent
-LIBRARIES = ("datasketch", "great-expectations", "numpy", "pandas", "pyarrow", "tokenizers", "torch", "transformers")
+LIBRARIES = (
+    "datasketch",
+    "great-expectations",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "regex",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
 
 
 class Pieces:

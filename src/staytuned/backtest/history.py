@@ -127,7 +127,7 @@ def learn(
         number: Of the new version.
         seed: Of the training.
     """
-    options = history.params.train.model_copy(update={"seed": seed})
+    options = history.params.train.model_copy(update={"seed": seed, "processes": 1, "sharded": False})
     if before:
         options = continued(options)
     make_deterministic(seed, options.threads)

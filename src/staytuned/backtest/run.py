@@ -19,7 +19,9 @@ from staytuned.backtest.simulate import simulate
 from staytuned.errors import ParamsError
 from staytuned.files import read_json, sha256, write_json
 from staytuned.modelling.device import pick_device
+from staytuned.models import fingerprint
 from staytuned.params import Params
+from staytuned.pieces import made_by
 from staytuned.processes import die_with_parent
 from staytuned.progress import bar
 from staytuned.workspace import Workspace
@@ -29,6 +31,7 @@ NEEDED = ("validate", "split", "encode")  # stages whose outputs a backtest read
 LEARNING = ("task", "model", "encode", "train")  # sections that every policy reads
 JUDGING = ("evaluate", "gate", "drift", "triggers")  # those that the gated one reads too
 GOING_ON = ("start", "replay", "continued_rate", "champion_share")  # of the train section: for the champion alone
+CODE = ("backtest", "data", "drift", "modelling", "registry/gate.py", "stages", "tasks", "training")
 _told: Any = None  # in a process that simulates: where it says how many policies have seen one more arrival
 
 
@@ -129,11 +132,12 @@ def _quiet() -> None:
 
 
 def _key(workspace: Workspace, history: History, policy: Policy, seed: int) -> str:
-    """What a run depends on: the rows as encoded, the policy, the seed and the params that it looks at."""
+    """What a run depends on: rows, base model, code, the policy, the seed and the params that it looks at."""
     sections = LEARNING + JUDGING if policy.gated else LEARNING
     params = {name: history.params.section(name) for name in sections}
     if policy.start == "base":
         params["train"] = {name: value for name, value in params["train"].items() if name not in GOING_ON}
     encoded = [sha256(path) for path in sorted(workspace.encoded.glob("*.arrow"))]
-    facts = [policy.name, policy.start, seed, params, encoded, history.arrivals]
+    made = [made_by(*CODE), fingerprint(history.base), sha256(workspace.manifest)]
+    facts = [policy.name, policy.start, seed, params, encoded, history.arrivals, *made]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

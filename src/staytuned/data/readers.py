@@ -194,6 +194,8 @@ class Reader:
             found = values.get(theirs) if theirs else None
             if isinstance(found, list | dict):
                 return json.dumps(found, ensure_ascii=False)
+            if isinstance(found, bytes):  # of Parquet that does not say it is text; what is none is quarantined
+                return found.decode(self.encodings[0], "replace")
             return None if found is None else str(found)
 
         columns = self.columns

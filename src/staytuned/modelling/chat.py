@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from staytuned.files import read_json
 
 ROLES = ("system", "user", "assistant")
 REPLY = "assistant"
+DAY = datetime(2000, 1, 1)  # that templates write into a chat as today: the same rows are the same on any day
 Turn = dict[str, str]
 PLAIN = (
     "{% for turn in messages %}{{ turn.role }}: {{ turn.content }}{% if turn.role == 'assistant' %}{{ eos_token }}"
@@ -86,9 +88,11 @@ class Template:
             ParamsError: the template does not take them.
         """
         from jinja2 import TemplateError
-        from transformers.utils.chat_template_utils import render_jinja_template
+        from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
         try:
+            compiled = _compile_jinja_template(self.source)  # which is kept, and used by what renders
+            compiled.globals["strftime_now"] = DAY.strftime
             rendered = render_jinja_template(
                 [turns], chat_template=self.source, add_generation_prompt=reply, **self.tokens
             )

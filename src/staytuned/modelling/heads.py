@@ -7,7 +7,9 @@ from typing import Any
 import numpy
 import torch
 import transformers
+from safetensors import SafetensorError
 
+from staytuned.errors import MissingError
 from staytuned.modelling import products
 from staytuned.modelling.dropout import Dropout
 from staytuned.modelling.unpadded import UnpaddedModel, last_states
@@ -21,18 +23,35 @@ def backbone(kind: str, folder: Path, dropout: float, pretrained: bool) -> Any:
         folder: With config.json and, where ``pretrained``, weights as safetensors.
         dropout: Wherever the model has dropout.
         pretrained: With its weights, in float32; else with random ones, to be loaded over.
+
+    Raises:
+        MissingError: transformers cannot load it.
     """
     maker = getattr(transformers, kind)
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:  # of an architecture that transformers does not know, say
+        raise _unusable(folder, error) from error
     for name in list(config.to_dict()):
-        if name.endswith(("dropout", "dropout_prob", "dropout_rate")):
+        if name.endswith(("dropout", "dropout_prob", "dropout_rate", "pdrop")):
             setattr(config, name, dropout)
     if not pretrained:
         return maker.from_config(config)
-    model = maker.from_pretrained(
-        folder, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
-    )
+    own = {"config": config, "local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
+    try:
+        model = maker.from_pretrained(folder, **own)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unusable(folder, error) from error
+    if model.can_generate():  # by its config alone, as a model that was trained here does
+        model.generation_config = transformers.GenerationConfig.from_model_config(config)
     return with_quick_layers(model)
+
+
+def _unusable(folder: Path, error: Exception) -> MissingError:
+    said = str(error).splitlines()[0]
+    return MissingError(
+        f"the model in {folder} cannot be loaded: {said}; fetch it again, or name another in model.base"
+    )
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:

@@ -1,8 +1,11 @@
 """Low-rank adapters (Hu et al. 2021, section 4): few weights are learned, and added to the others in the end."""
 
+import importlib.util
 from typing import Any
 
 import torch
+
+from staytuned.errors import MissingError
 
 NAME = "default"  # that peft gives to an adapter
 
@@ -17,7 +20,14 @@ def with_lora(model: Any, rank: int, alpha: int, dropout: float) -> Any:
         rank: Of each adapter.
         alpha: Adapters are scaled by ``alpha / rank``.
         dropout: On what an adapter reads.
+
+    Raises:
+        MissingError: the package ``peft`` is not installed.
     """
+    if not importlib.util.find_spec("peft"):
+        raise MissingError(
+            "train.lora needs the package peft, of staytuned's extra `generate`; install it, or set null"
+        )
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear")

@@ -37,7 +37,7 @@ def run(workspace: Workspace, params: Params) -> None:
     counts = {side: dict.fromkeys(("rows", "examples", "tokens", "truncated"), 0) for side in SIDES}
     schema = _examples(task, tokenizer, accepted.schema_arrow.empty_table(), sides[:0]).schema.remove(SIDE)
     weights, options = fingerprint(base), [params.section("encode"), params.section("task")]
-    made = f"{made_by('stages/encode.py', 'tasks', 'modelling')} {weights} {options}"
+    made = f"{made_by('stages/encode.py', 'data/conll.py', 'tasks', 'modelling')} {weights} {options}"
     groups, start = row_groups(workspace.accepted), 0
     with ExitStack() as stack:
         pieces = stack.enter_context(Pieces(workspace.pieces / "encoded", made))

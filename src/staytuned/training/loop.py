@@ -79,7 +79,8 @@ def fit(
         if is_evaluated:
             optimizer.settle()
             mean = float(numpy.mean(torch.stack(training.losses).tolist()))
-            rate, measured = rates[0] * factor(training.step), validate(task, model, validation, device)
+            rate = rates[0] * factor(training.step)
+            measured = validate(task, model, validation, device, params.micro_batch)
             _add(training, Point(training.step, training.step / per_epoch, mean, rate, *measured), task, params)
             seen(training.curve[-1])
             if training.since_best >= params.patience:
@@ -155,16 +156,32 @@ def steps_in(examples: int, params: Train) -> int:
     return params.epochs * math.ceil(examples / params.batch_size)
 
 
-def validate(task: Task, model: torch.nn.Module, side: Side, device: torch.device) -> tuple[float, float]:
-    """Mean loss of the examples, and the task's validation metric on the rows, of a side."""
+def validate(
+    task: Task, model: torch.nn.Module, side: Side, device: torch.device, at_once: int | None = None
+) -> tuple[float, float]:
+    """Mean loss of the examples, and the task's validation metric on the rows, of a side.
+
+    Args:
+        task: Of the model.
+        model: To be asked.
+        side: With rows and their examples.
+        device: That the model is on.
+        at_once: Examples of a batch at most, where memory is short.
+
+    Raises:
+        TrainingError: the memory does not suffice.
+    """
     model.eval()
     batches = side.examples.batches_by_length()
+    if at_once:
+        batches = [batch[first : first + at_once] for batch in batches for first in range(0, len(batch), at_once)]
 
     @torch.inference_mode()
     def ask(places: list[int]) -> tuple[float, list[numpy.ndarray]]:
         batch = task.batch(side.examples, places, None).on(device)
-        said = model(**batch.inputs)
-        return float(task.loss(said.float(), batch.targets)) * len(places), task.outputs(said, batch)
+        with memory_for(len(places), int(side.examples.lengths[places].max()), divisible=True):
+            said = model(**batch.inputs)
+            return float(task.loss(said.float(), batch.targets)) * len(places), task.outputs(said, batch)
 
     outputs, loss = dict[int, numpy.ndarray](), 0.0
     asked = in_threads(ask, batches) if are_in_memory(model.parameters()) else map(ask, batches)

@@ -13,6 +13,7 @@ import numpy
 import torch
 
 from staytuned.errors import ParamsError
+from staytuned.modelling.device import name_of as device_name
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import PooledHead, TokenHead, mask_of, padded
 from staytuned.modelling.kept import name_of, said_of_texts
@@ -72,7 +73,9 @@ def top_only(
     batches = (task.batch(part, places, None) for part in parts for places in part.batches_by_length())
     texts = {name_of(text): text for batch in batches for text in _texts(batch.inputs)}
     made = made_by("modelling", "training/top_only.py")
-    key = f"{type(model).__name__} {_hash(model.encoder)} {torch.get_num_threads()} {device} {surroundings()} {made}"
+    config = {name: value for name, value in model.encoder.config.to_dict().items() if "drop" not in name}  # it is off
+    encoder = f"{_hash(model.encoder)} {config}"
+    key = f"{type(model).__name__} {encoder} {torch.get_num_threads()} {device_name(device)} {surroundings()} {made}"
     return TopOnly(model, said_of_texts(folder, key, texts, partial(_ask, model, device)))
 
 
