@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 
 import pandas
+import pyarrow.parquet
 import pytest
 import torch
 from tiny import BAD, GOOD, THINGS, make_base, predict_file, set_params, write_csv
@@ -65,6 +66,27 @@ def test_a_pair_becomes_exactly_these_ids_and_loses_of_its_longer_text_first(
     assert examples.lists("input_ids", [0])[0].tolist() == [tokenizer.token_to_id(one) for one in pieces.split()]
     assert examples.lists("type_ids", [0])[0].tolist() == [int(one) for one in types]
     assert examples.column("truncated").tolist() == [cut]
+
+
+def test_a_pair_that_is_swapped_later_stands_on_the_same_side(tmp_path: Path, base: Path) -> None:
+    workspace = init(tmp_path / "workspace", "sentence-pairs")
+    set_params(workspace, task__labels=LABELS, model__base="tiny", ingest__example=None)
+    pairs = [
+        (f"{one} {GOOD[number % len(GOOD)]} {number}", f"the {BAD[number % len(BAD)]} {number * 7} {one}")
+        for number, one in enumerate(THINGS * 20)
+    ]
+    for batch in (pairs, [(other, one) for one, other in pairs]):
+        rows = [{"text": one, "text_pair": other, "label": LABELS[len(one) % 3]} for one, other in batch]
+        path = write_csv(workspace.root / "rows.csv", rows)
+        params = Params.read(workspace.params)
+        add(workspace, Reader(path, params.ingest.columns, params.ingest.encodings))
+        validate.run(workspace, params)
+        split.run(workspace, params)
+    placed = pyarrow.parquet.read_table(workspace.split).to_pandas()
+    first, second = placed[: len(pairs)], placed[len(pairs) :]
+    assert first["side"].nunique() == 3
+    assert first["side"].tolist() == second["side"].tolist()
+    assert first["group"].tolist() == second["group"].tolist()
 
 
 def test_labels_are_numbers_in_their_order_none_without_and_unknown_ones_a_fault(

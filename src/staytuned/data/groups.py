@@ -20,6 +20,13 @@ MISSED = 1e-4  # share of the pairs right at the threshold that the bands may mi
 PRIME = numpy.uint64(0x100000001B3)
 
 
+class Signed(NamedTuple):
+    """A text by which near-duplicates are found."""
+
+    text: str  # normalised
+    bands: Sequence[int]  # of the text
+
+
 class Newcomer(NamedTuple):
     """A row that is to be placed."""
 
@@ -27,6 +34,7 @@ class Newcomer(NamedTuple):
     text: str  # normalised
     bands: Sequence[int]  # of the text
     group: str | None
+    pair: Signed | None = None  # of a row on two texts: both, in an order of their own, so that a swap is the same pair
 
 
 class Older(NamedTuple):
@@ -37,6 +45,7 @@ class Older(NamedTuple):
     bands: Sequence[int]
     group: str
     side: str
+    pair: Signed | None = None
 
 
 @dataclass(frozen=True)
@@ -63,11 +72,17 @@ def place(rows: Iterable[Newcomer], older: Iterable[Older], split: Split) -> Ite
     """
     index = NearDuplicates(split.near_duplicate)
     groups: list[tuple[str, str]] = []  # of the rows in the index
-    for row, text, bands, group, side in older:
-        index.add(row, text, bands)
-        groups.append((group, side))
-    for row, text, bands, own in rows:
-        near = index.find(text, bands)
+
+    def remember(row: Newcomer | Older, group: str, side: str) -> None:
+        for text, bands in _signed(row):
+            index.add(row.row, text, bands)
+            groups.append((group, side))
+
+    for one in older:
+        remember(one, one.group, one.side)
+    for new in rows:
+        row, own = new.row, new.group
+        near = sorted({place for text, bands in _signed(new) for place in index.find(text, bands)})
         same_as = [groups[i] for i in near]
         start = same_as[0] if near else (row, side_of(row, split))
         name, side = (own, side_of(own, split)) if own else start
@@ -75,9 +90,13 @@ def place(rows: Iterable[Newcomer], older: Iterable[Older], split: Split) -> Ite
         if any(other != side for _, other in same_as):
             yield Placed(name, KEPT_OUT, same)
             continue
-        index.add(row, text, bands)
-        groups.append((name, side))
+        remember(new, name, side)
         yield Placed(name, side, same)
+
+
+def _signed(row: Newcomer | Older) -> list[Signed]:
+    """All by which a row nearly repeats another."""
+    return [Signed(row.text, row.bands), *([row.pair] if row.pair else [])]
 
 
 def normalised(text: str) -> str:

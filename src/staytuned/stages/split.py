@@ -11,7 +11,7 @@ import pyarrow.parquet
 import xxhash
 
 from staytuned import tasks
-from staytuned.data.groups import Newcomer, Older, bands_of, normalised, place, texts_on_two_sides
+from staytuned.data.groups import Newcomer, Older, Signed, bands_of, normalised, place, texts_on_two_sides
 from staytuned.data.sides import KEPT_OUT, TEST, TRAIN, VALIDATION
 from staytuned.errors import DataError
 from staytuned.files import PARQUET, replacing, write_json
@@ -29,7 +29,7 @@ def run(workspace: Workspace, params: Params) -> None:
     Raises:
         DataError: a side is without rows, or a label without rows to train on.
     """
-    accepted = pyarrow.parquet.read_table(workspace.accepted, columns=["row", "text", "group", "label"])
+    accepted = pyarrow.parquet.read_table(workspace.accepted, columns=["row", "text", "text_pair", "group", "label"])
     placed = _placed(workspace, params, accepted)
     sides, labels = placed["side"], accepted["label"]
     classes = tasks.load(params).classes
@@ -59,7 +59,8 @@ def _placed(workspace: Workspace, params: Params, accepted: pyarrow.Table) -> py
     keys = list(accumulate((digest for digest, _ in groups), lambda before, one: _sha256(f"{before} {one}")))
     ends = list(accumulate((rows for _, rows in groups), initial=0))
     made = made_by("stages/split.py", "data/groups.py", "data/sides.py")
-    with Pieces(workspace.pieces / "split", f"{made} {params.section('split')}") as pieces:
+    paired = "text_pair" in tasks.load(params).columns
+    with Pieces(workspace.pieces / "split", f"{made} {params.section('split')} {paired}") as pieces:
         kept = []
         for key in keys:
             table = pieces.read(key)
@@ -68,29 +69,55 @@ def _placed(workspace: Workspace, params: Params, accepted: pyarrow.Table) -> py
             kept.append(table)
         if len(kept) < len(keys):
             start = ends[len(kept)]
-            new = _place(accepted[start:], accepted[:start], kept, params)
+            new = _place(accepted[start:], accepted[:start], kept, params, paired)
             for key, (first, last) in list(zip(keys, pairwise(ends), strict=True))[len(kept) :]:
                 kept.append(pieces.keep(key, new[first - start : last - start]))
-    return pyarrow.concat_tables(kept) if kept else _place(accepted, accepted, [], params)
+    return pyarrow.concat_tables(kept) if kept else _place(accepted, accepted, [], params, paired)
 
 
-def _place(new: pyarrow.Table, old: pyarrow.Table, placed: list[pyarrow.Table], params: Params) -> pyarrow.Table:
+def _place(
+    new: pyarrow.Table, old: pyarrow.Table, placed: list[pyarrow.Table], params: Params, paired: bool
+) -> pyarrow.Table:
     """Place new rows beside those of the old ones that they may repeat."""
-    texts = [normalised(text) for text in track(new["text"].to_pylist(), len(new), "reading texts")]
-    bands = bands_of(track(texts, len(texts), "looking for near-duplicates"), params.split.near_duplicate)
-    rows = map(Newcomer, new["row"].to_pylist(), texts, bands.tolist(), new["group"].to_pylist())
-    found = list(place(track(rows, len(new), "splitting"), _older(old, placed, bands), params.split))
+    texts = _texts(new, paired)
+    bands = numpy.hstack(
+        [bands_of(track(kind, len(kind), "looking for near-duplicates"), params.split.near_duplicate) for kind in texts]
+    )
+    signed = _signed(texts, bands)
+    rows = [
+        Newcomer(row, text.text, text.bands, group, pair)
+        for row, group, (text, pair) in zip(new["row"].to_pylist(), new["group"].to_pylist(), signed, strict=True)
+    ]
+    found = list(place(track(rows, len(new), "splitting"), _older(old, placed, bands, paired), params.split))
     columns = {
         "group": pyarrow.array([item.group for item in found], pyarrow.string()),
         "side": pyarrow.array([item.side for item in found], pyarrow.string()),
         "near": [item.near is not None for item in found],
-        "text": numpy.array([xxhash.xxh64_intdigest(text.encode()) for text in texts], numpy.uint64),
+        "text": numpy.array([xxhash.xxh64_intdigest(text.encode()) for text in texts[0]], numpy.uint64),
         "bands": pyarrow.FixedSizeListArray.from_arrays(bands.ravel(), bands.shape[1]),
     }
     return pyarrow.table(columns)
 
 
-def _older(old: pyarrow.Table, placed: list[pyarrow.Table], bands: numpy.ndarray) -> list[Older]:
+def _texts(rows: pyarrow.Table, paired: bool) -> list[list[str]]:
+    """The normalised text of each row and, of pairs, both of its texts, in the order of the alphabet."""
+    texts = [normalised(text) for text in track(rows["text"].to_pylist(), len(rows), "reading texts")]
+    if not paired:
+        return [texts]
+    others = [normalised(text) for text in rows["text_pair"].to_pylist()]
+    return [texts, ["\n".join(sorted(pair)) for pair in zip(texts, others, strict=True)]]
+
+
+def _signed(texts: list[list[str]], bands: numpy.ndarray) -> list[tuple[Signed, Signed | None]]:
+    """Each row's text with its bands, and its pair with those."""
+    first, *others = numpy.hsplit(bands, len(texts))
+    pairs: list[Signed | None] = [None] * len(first)
+    if others:
+        pairs = list(map(Signed, texts[1], others[0].tolist()))
+    return list(zip(map(Signed, texts[0], first.tolist()), pairs, strict=True))
+
+
+def _older(old: pyarrow.Table, placed: list[pyarrow.Table], bands: numpy.ndarray, paired: bool) -> list[Older]:
     """The old rows that share a band with new ones and were not kept out."""
     if not placed:
         return []
@@ -98,9 +125,10 @@ def _older(old: pyarrow.Table, placed: list[pyarrow.Table], bands: numpy.ndarray
     theirs = known["bands"].combine_chunks().flatten().to_numpy().reshape(len(known), -1)
     near = numpy.isin(theirs, bands).any(axis=1) & (known["side"].to_numpy() != KEPT_OUT)
     places = numpy.flatnonzero(near)
-    texts = map(normalised, old["text"].take(places).to_pylist())
+    signed = _signed(_texts(old.take(places), paired), theirs[places])
     columns = (known[name].take(places).to_pylist() for name in ("group", "side"))
-    return list(map(Older, old["row"].take(places).to_pylist(), texts, theirs[places].tolist(), *columns))
+    rows = zip(old["row"].take(places).to_pylist(), *columns, signed, strict=True)
+    return [Older(row, text.text, text.bands, group, side, pair) for row, group, side, (text, pair) in rows]
 
 
 def _sha256(text: str) -> str:

@@ -114,7 +114,7 @@ class TextClassification(Task):
     @property
     def unlabelled(self) -> str:
         """Where the label is made of a rating, that is what to look at."""
-        rule = self.options.label_from_rating
+        rule = getattr(self.options, "label_from_rating", None)  # tasks that inherit from this one may have none
         return super().unlabelled if rule is None else f"has no label, for {rule.column} is empty or no number"
 
     def faults(self, frame: pandas.DataFrame) -> list[str | None]:
