@@ -29,10 +29,12 @@ def run(workspace: Workspace, params: Params) -> None:
     Raises:
         DataError: a side is without rows, or a label without rows to train on.
     """
-    accepted = pyarrow.parquet.read_table(workspace.accepted, columns=["row", "text", "text_pair", "group", "label"])
+    task = tasks.load(params)
+    of_texts = [name for name in ("text", "text_pair") if name in task.columns]
+    accepted = pyarrow.parquet.read_table(workspace.accepted, columns=["row", *of_texts, "group", "label"])
     placed = _placed(workspace, params, accepted)
     sides, labels = placed["side"], accepted["label"]
-    classes = tasks.load(params).classes
+    classes = task.classes
     here = {side: pyarrow.compute.equal(sides, side) for side in SIDES}
     report: dict[str, Any] = {
         "rows": len(placed),
@@ -59,8 +61,7 @@ def _placed(workspace: Workspace, params: Params, accepted: pyarrow.Table) -> py
     keys = list(accumulate((digest for digest, _ in groups), lambda before, one: _sha256(f"{before} {one}")))
     ends = list(accumulate((rows for _, rows in groups), initial=0))
     made = made_by("stages/split.py", "data/groups.py", "data/sides.py")
-    paired = "text_pair" in tasks.load(params).columns
-    with Pieces(workspace.pieces / "split", f"{made} {params.section('split')} {paired}") as pieces:
+    with Pieces(workspace.pieces / "split", f"{made} {params.section('split')} {accepted.column_names}") as pieces:
         kept = []
         for key in keys:
             table = pieces.read(key)
@@ -69,17 +70,15 @@ def _placed(workspace: Workspace, params: Params, accepted: pyarrow.Table) -> py
             kept.append(table)
         if len(kept) < len(keys):
             start = ends[len(kept)]
-            new = _place(accepted[start:], accepted[:start], kept, params, paired)
+            new = _place(accepted[start:], accepted[:start], kept, params)
             for key, (first, last) in list(zip(keys, pairwise(ends), strict=True))[len(kept) :]:
                 kept.append(pieces.keep(key, new[first - start : last - start]))
-    return pyarrow.concat_tables(kept) if kept else _place(accepted, accepted, [], params, paired)
+    return pyarrow.concat_tables(kept) if kept else _place(accepted, accepted, [], params)
 
 
-def _place(
-    new: pyarrow.Table, old: pyarrow.Table, placed: list[pyarrow.Table], params: Params, paired: bool
-) -> pyarrow.Table:
+def _place(new: pyarrow.Table, old: pyarrow.Table, placed: list[pyarrow.Table], params: Params) -> pyarrow.Table:
     """Place new rows beside those of the old ones that they may repeat."""
-    texts = _texts(new, paired)
+    texts = _texts(new)
     bands = numpy.hstack(
         [bands_of(track(kind, len(kind), "looking for near-duplicates"), params.split.near_duplicate) for kind in texts]
     )
@@ -88,7 +87,7 @@ def _place(
         Newcomer(row, text.text, text.bands, group, pair)
         for row, group, (text, pair) in zip(new["row"].to_pylist(), new["group"].to_pylist(), signed, strict=True)
     ]
-    found = list(place(track(rows, len(new), "splitting"), _older(old, placed, bands, paired), params.split))
+    found = list(place(track(rows, len(new), "splitting"), _older(old, placed, bands), params.split))
     columns = {
         "group": pyarrow.array([item.group for item in found], pyarrow.string()),
         "side": pyarrow.array([item.side for item in found], pyarrow.string()),
@@ -99,10 +98,10 @@ def _place(
     return pyarrow.table(columns)
 
 
-def _texts(rows: pyarrow.Table, paired: bool) -> list[list[str]]:
+def _texts(rows: pyarrow.Table) -> list[list[str]]:
     """The normalised text of each row and, of pairs, both of its texts, in the order of the alphabet."""
     texts = [normalised(text) for text in track(rows["text"].to_pylist(), len(rows), "reading texts")]
-    if not paired:
+    if "text_pair" not in rows.column_names:
         return [texts]
     others = [normalised(text) for text in rows["text_pair"].to_pylist()]
     return [texts, ["\n".join(sorted(pair)) for pair in zip(texts, others, strict=True)]]
@@ -117,7 +116,7 @@ def _signed(texts: list[list[str]], bands: numpy.ndarray) -> list[tuple[Signed, 
     return list(zip(map(Signed, texts[0], first.tolist()), pairs, strict=True))
 
 
-def _older(old: pyarrow.Table, placed: list[pyarrow.Table], bands: numpy.ndarray, paired: bool) -> list[Older]:
+def _older(old: pyarrow.Table, placed: list[pyarrow.Table], bands: numpy.ndarray) -> list[Older]:
     """The old rows that share a band with new ones and were not kept out."""
     if not placed:
         return []
@@ -125,7 +124,7 @@ def _older(old: pyarrow.Table, placed: list[pyarrow.Table], bands: numpy.ndarray
     theirs = known["bands"].combine_chunks().flatten().to_numpy().reshape(len(known), -1)
     near = numpy.isin(theirs, bands).any(axis=1) & (known["side"].to_numpy() != KEPT_OUT)
     places = numpy.flatnonzero(near)
-    signed = _signed(_texts(old.take(places), paired), theirs[places])
+    signed = _signed(_texts(old.take(places)), theirs[places])
     columns = (known[name].take(places).to_pylist() for name in ("group", "side"))
     rows = zip(old["row"].take(places).to_pylist(), *columns, signed, strict=True)
     return [Older(row, text.text, text.bands, group, side, pair) for row, group, side, (text, pair) in rows]
