@@ -76,6 +76,7 @@ class Task(ABC):
     columns: ClassVar[tuple[str, ...]] = ("text", "label")  # that must be mapped in ingest.columns
     can_be_part: ClassVar[bool] = False  # of several: one example a row, one linear layer on the mean of its states
     labelled: ClassVar[bool] = True  # a row without a label is quarantined
+    unlabelled: str = "has no label"  # what is wrong with one, in words; it may depend on the options
     divisible: ClassVar[bool] = True  # a batch: its loss is the mean of that of its parts; False: it compares its rows
     freezable: ClassVar[bool] = False  # its model is a ``TokenHead``: with ``train.frozen`` it alone learns
     formats: ClassVar[dict[str, Format]] = {}  # readers of further endings of files, such as ``.conll``
@@ -94,11 +95,6 @@ class Task(ABC):
     def labels(self, frame: pandas.DataFrame) -> pandas.Series:
         """The label of each row as validation keeps it; null where there is none."""
         return frame["label"]
-
-    @property
-    def unlabelled(self) -> str:
-        """What is wrong with a row without a label, in words."""
-        return "has no label"
 
     @abstractmethod
     def faults(self, frame: pandas.DataFrame) -> list[str | None]:

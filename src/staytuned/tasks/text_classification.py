@@ -94,6 +94,12 @@ class TextClassification(Task):
     start = {"task": {"labels": ["negative", "neutral", "positive"], "label_from_rating": None}}
     _offset: Any = 0.0  # of the logits, a number for each class
 
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        rule = getattr(options, "label_from_rating", None)  # tasks that inherit from this one may have none
+        if rule:
+            self.unlabelled = f"has no label, for {rule.column} is empty or no number"
+
     @property
     def classes(self) -> list[str]:
         """The labels of the params."""
@@ -110,12 +116,6 @@ class TextClassification(Task):
         label = pandas.Series(neutral, index=frame.index, dtype="str")
         label = label.mask(rating < rule.negative_below, negative).mask(rating > rule.positive_above, positive)
         return label.where(rating.notna())
-
-    @property
-    def unlabelled(self) -> str:
-        """Where the label is made of a rating, that is what to look at."""
-        rule = getattr(self.options, "label_from_rating", None)  # tasks that inherit from this one may have none
-        return super().unlabelled if rule is None else f"has no label, for {rule.column} is empty or no number"
 
     def faults(self, frame: pandas.DataFrame) -> list[str | None]:
         """A label that the params do not know."""
