@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from staytuned import alerts, pipeline, situation
+from staytuned import alerts, champion, pipeline, road, situation
 from staytuned.data.sides import TEST
 from staytuned.drift.triggers import Answer
 from staytuned.errors import BusyError, RegistryError, StageError
@@ -73,13 +73,18 @@ def retrain(workspace: str = ".", only_if_needed: bool = False) -> Release | Ans
         pin.check_alias(space, params)
         with busy("opening the registry"):
             registry = Registry(space, params)
-        pin.recover(space, registry)
+        ended = pin.recover(space, registry)
+        if ended:
+            champion.tell(params, ended)
         already = finished(space, params)
         if already:
             return already
         pin.sync(space, params)
         pin.check_comparable(space, params)
         if only_if_needed:
+            already = without_bad_batches(space, params)
+            if already:
+                return already
             answer = up_to_the_question(space, params)
             if answer and not answer.retrain:
                 if WATCH in os.environ:  # nobody else tells there
@@ -104,6 +109,20 @@ def retrain(workspace: str = ".", only_if_needed: bool = False) -> Release | Ans
             tracker.finish({"outcome": outcome.decision.outcome, "version": outcome.version, "key": outcome.key})
         tell(params, outcome)
     return outcome
+
+
+def without_bad_batches(workspace: Workspace, params: Params) -> Release | None:
+    """Validate, and set new batches aside that would stop the road, as nobody is there to ask; what had come of the
+    others, if nothing is left to do then.
+    """
+    try:
+        run_stage(workspace.root, "validate")
+    except StageError:
+        if not road.set_aside(workspace, params):
+            raise
+        run_stage(workspace.root, "validate")
+        return finished(workspace, params)
+    return None
 
 
 def up_to_the_question(workspace: Workspace, params: Params) -> Answer | None:

@@ -13,11 +13,13 @@ from test_bad_road import answers, refused
 from tiny import make_rows, set_params, write_csv
 
 from staytuned import alerts, situation
+from staytuned.data import batches
 from staytuned.errors import GateError
 from staytuned.files import read_json, write_json
 from staytuned.params import Params
 from staytuned.registry import pin
-from staytuned.registry.ledger import DECISION, TRIGGER, Entry, Ledger
+from staytuned.registry.ledger import DECISION, TRIGGER, WITHDRAWAL, Entry, Ledger
+from staytuned.registry.versions import Registry
 from staytuned.workspace import Workspace
 
 WITHOUT_PREFECT = """
@@ -36,6 +38,11 @@ def of_kind(road: Workspace, kind: str) -> list[Entry]:
 
 def trained(road: Workspace) -> int:
     return (road.candidate / "model.safetensors").stat().st_mtime_ns
+
+
+def versions(road: Workspace) -> list[int]:
+    """Those of the registry."""
+    return sorted(Registry(road, Params.read(road.params)).versions())
 
 
 def ingest(road: Workspace, rows: list[dict[str, str]]) -> None:
@@ -122,45 +129,62 @@ def test_two_runs_at_once_are_one_and_a_word_to_the_other(road: Workspace, recei
 def test_a_remote_that_cannot_be_reached_stops_a_registration_and_the_next_run_goes_on(
     road: Workspace, receiver: Receiver
 ) -> None:
-    set_params(road, gate__margin=0.5)  # another decision, on the same candidate
+    set_params(road, gate__margin=0.5, triggers__new_rows=200)
+    ingest(road, make_rows(200, seed=1))
     settings = road.root / ".dvc" / "config"
     right = settings.read_text()
     settings.write_text(right.replace("../var/remote", "/proc/nowhere"))
     done = staytuned(road, "run", "--if-needed", **{alerts.FURTHER: receiver.url})
     refused(done, 69, "the DVC remote could not be written", "check `dvc remote list`")
-    (got,) = receiver.got
+    got = receiver.got[-1]
     assert got["title"] == "staytuned, tiny: failed run" and "the DVC remote could not be written" in got["message"]
+    assert versions(road) == [1]
     assert answers(road)
     settings.write_text(right)
     before = trained(road)
     done = staytuned(road, "run", "--if-needed")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert trained(road) == before and len(of_kind(road, DECISION)) == 2
+    assert trained(road) == before and len(of_kind(road, DECISION)) == 2 and versions(road) == [1, 2]
 
 
 @pytest.mark.slow
-def test_a_batch_of_a_new_class_stops_before_anything_changes_and_the_class_is_named(
+def test_a_batch_of_a_new_class_stops_a_run_and_is_set_aside_where_nobody_is_there_to_ask(
     road: Workspace, receiver: Receiver
 ) -> None:
-    ingest(road, [row | {"label": "meh"} for row in make_rows(40, seed=2)])
-    before, accepted = trained(road), road.accepted.read_bytes()
-    done = staytuned(road, "run", "--if-needed", **{alerts.FURTHER: receiver.url})
+    strange = [row | {"label": "meh"} for row in make_rows(40, seed=2)]
+    ingest(road, strange)
+    before, rows = trained(road), road.accepted.read_bytes()
+    done = staytuned(road, "run", **{alerts.FURTHER: receiver.url})
     said = "40 × label is none of negative, neutral, positive: 'meh'"
     assert done.returncode == 65 and "40 bad rows of 40" in done.stderr and said in done.stderr, done.stderr
     (got,) = receiver.got
     assert got["title"] == "staytuned, tiny: failed run"
     assert said in got["message"] and "`staytuned readmit COPY`" in got["message"]
-    assert trained(road) == before
+    assert (trained(road), road.accepted.read_bytes()) == (before, rows)
     assert answers(road)
     shown = staytuned(road, "status", COLUMNS="400").stdout
     assert "stopped: batch" in shown and "40 bad rows of 40" in shown
 
+    done = staytuned(road, "run", "--if-needed", **{alerts.FURTHER: receiver.url})
+    assert done.returncode == 0, done.stdout + done.stderr
+    *_, got = receiver.got
+    assert got["title"] == "staytuned, tiny: refused file" and said in got["message"]
+    assert (trained(road), road.accepted.read_bytes()) == (before, rows)
+    assert len(batches.manifest(road)) == 1
+    assert "nothing to do" in staytuned(road, "run", "--if-needed").stdout
+
+    ingest(road, strange)
+    set_params(road, triggers__new_rows=300, triggers__drift=None)
+    ingest(road, make_rows(200, seed=1))  # what comes with it goes on
+    done = staytuned(road, "run", "--if-needed")
+    assert done.returncode == 0 and "200 of 300 new rows" in done.stdout, done.stdout + done.stderr
+    assert [len(batches.manifest(road)), len(of_kind(road, WITHDRAWAL))] == [2, 2]
+
     set_params(road, validate__quarantine_budget=1.0)  # let them be: no accepted row is new, and nothing is trained
+    ingest(road, strange)
     done = staytuned(road, "run", "--if-needed")
     assert done.returncode == 0 and "40 × label is none of" in done.stdout and "'meh'" in done.stdout, done.stdout
-    assert (trained(road), road.accepted.read_bytes()) == (before, accepted)
-    ingest(road, [row | {"label": "meh"} for row in make_rows(40, seed=2)])  # the same batch once more
-    assert "nothing to do" in staytuned(road, "run", "--if-needed").stdout
+    assert trained(road) == before
 
 
 # What the question is put on, in process

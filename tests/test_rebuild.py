@@ -21,10 +21,13 @@ def test_on_the_same_machine_the_weights_are_the_same_to_the_last_bit_whatever_b
     set_params(road, train__seed=8)  # the version carries its own
     shutil.rmtree(road.candidate)
     shutil.rmtree(road.batches)
+    (carried,) = (road.var / "mlflow-artifacts").rglob("code/staytuned/__init__.py")
+    carried.write_text(carried.read_text() + "\nprint('by the code that the version carries')\n")
     before = road.ledger.read_bytes()
     done = staytuned(road, "rebuild", "1", road.root.parent / "rebuilt")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "version 1 was built again: the SHA-256 of the weights is the same" in done.stdout
+    assert done.stdout.count("by the code that the version carries") >= 4  # of each stage
     rebuilt = Workspace(road.root.parent / "rebuilt")
     assert read_json(rebuilt.candidate / "staytuned.json")["train"]["seed"] == 7
     assert road.ledger.read_bytes() == before and not road.candidate.exists()

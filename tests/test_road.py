@@ -16,10 +16,12 @@ import numpy
 import pandas
 import pytest
 import urllib3
+from receiver import Receiver
 from ruamel.yaml import YAML
 from shell import staytuned
 from tiny import make_rows, make_workspace, set_params, tiny_params, write_csv
 
+from staytuned.alerts import FURTHER
 from staytuned.files import read_json, sha256
 from staytuned.params import Params
 from staytuned.pipeline import stage_order
@@ -222,7 +224,9 @@ def test_a_model_trained_on_from_the_champion_is_judged_beside_it(road: Workspac
     assert "nothing to do" in staytuned(road, "run").stdout  # a promotion alone calls for no further training
 
 
-def test_a_road_cut_between_ledger_and_alias_is_brought_to_its_end(road: Workspace) -> None:
+def test_a_road_cut_between_ledger_and_alias_is_brought_to_its_end_and_told(
+    road: Workspace, receiver: Receiver
+) -> None:
     ledger = Ledger(road.ledger)
     last = ledger.last(PROMOTION)
     assert last is not None
@@ -230,9 +234,10 @@ def test_a_road_cut_between_ledger_and_alias_is_brought_to_its_end(road: Workspa
         ledger.append(PROMOTION, **last.facts | {"fence": fence, "before": 1})
     with closing(sqlite3.connect(database(road))) as db, db:
         db.execute("DELETE FROM registered_model_aliases")
-    done = staytuned(road, "run")
+    done = staytuned(road, "run", **{FURTHER: receiver.url})
     assert done.returncode == 0, done.stderr
     assert champion(road) == 1 and ledger.entries()[-1].kind == CONFIRMATION
+    assert [got["title"] for got in receiver.got] == ["staytuned, tiny: promotion"]
 
 
 def in_git(road: Workspace) -> Workspace:

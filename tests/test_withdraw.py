@@ -49,6 +49,37 @@ def test_a_wrong_batch_is_taken_out_and_may_come_in_again(tmp_path: Path, capsys
     assert [batch.file for batch in batches.manifest(workspace)] == ["good.csv", "wrong.csv"]
 
 
+@pytest.mark.xdist_group("great expectations")
+def test_where_nobody_is_there_to_ask_a_new_batch_over_the_budget_is_set_aside_and_an_old_one_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = make_workspace(tmp_path / "workspace")
+    params = Params.read(workspace.params)
+    take_in(workspace, write_csv(tmp_path / "good.csv", make_rows(20)))
+    wrong = write_csv(tmp_path / "wrong.csv", [row | {"label": "meh"} for row in make_rows(20, seed=1)])
+    name = take_in(workspace, wrong)
+    assert not commands.set_aside(workspace, params)  # there were never other rows: is it the rows, or the params?
+    commands.withdraw(workspace, name, "not yet")
+    accepted_rows(workspace)
+    take_in(workspace, wrong)
+    with pytest.raises(BudgetError):
+        accepted_rows(workspace)
+    with workspace.hold():
+        assert commands.set_aside(workspace, params)
+    assert [batch.file for batch in batches.manifest(workspace)] == ["good.csv"]
+    why = "20 bad rows of 20: 20 × label is none of negative, neutral, positive: 'meh'"
+    entry = Ledger(workspace.ledger).entries()[-1]
+    assert entry.facts == {"batch": name, "file": "wrong.csv", "rows": 20, "why": [f"set aside: {why}"]}
+    told = capsys.readouterr().err
+    assert f"refused file: batch {name} (wrong.csv) was set aside, more than validate.quarantine_budget: {why}" in told
+    assert accepted_rows(workspace) == 20
+
+    set_params(workspace, validate__max_characters=3)
+    with pytest.raises(BudgetError):
+        accepted_rows(workspace)
+    assert not commands.set_aside(workspace, params)
+
+
 def test_the_example_does_not_come_back_by_itself_where_it_was_withdrawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

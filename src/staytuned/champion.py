@@ -160,7 +160,7 @@ def rollback(workspace: Workspace, why: str | None) -> None:
     with workspace.hold():
         registry, ledger, ended = _opened(workspace, params)
         if ended and ended.facts["cause"] == ROLLBACK:  # this command, cut off, given once more
-            return _tell(registry, ended)
+            return tell(params, ended)
         champions = line(ledger)
         if len(champions) < 2:
             raise MissingError("there is no champion before this one to go back to; `staytuned history` shows all")
@@ -185,7 +185,7 @@ def promote(workspace: Workspace, version: int, why: str) -> None:
     with workspace.hold():
         registry, ledger, ended = _opened(workspace, params)
         if ended and ended.facts["cause"] == BY_HAND and ended.facts["version"] == version:
-            return _tell(registry, ended)
+            return tell(params, ended)
         tags, last = _tags(registry, version), ledger.last(PROMOTION)
         if last and last.facts["version"] == version:
             raise DataError(f"version {version} is the champion already; nothing was changed")
@@ -198,10 +198,7 @@ def _opened(workspace: Workspace, params: Params) -> tuple[Registry, Ledger, Ent
     """Registry and ledger, and the promotion that was cut off, if one was: it is brought to its end."""
     with busy("opening the registry"):
         registry = Registry(workspace, params)
-    ledger = Ledger.of(workspace, params)
-    cut_off = unconfirmed(ledger)
-    pin.recover(workspace, registry)
-    return registry, ledger, cut_off
+    return registry, Ledger.of(workspace, params), pin.recover(workspace, registry)
 
 
 def _tags(registry: Registry, version: int) -> dict[str, str]:
@@ -229,19 +226,18 @@ def _move(
 ) -> None:
     last = ledger.last(PROMOTION)
     before = last.facts["version"] if last else None
-    _tell(registry, move(workspace, registry, ledger, **facts, before=before, cause=cause, why=[why]))
+    moved = move(workspace, registry, ledger, **facts, before=before, cause=cause, why=[why])
+    tell(registry.params, moved)
 
 
-def _tell(registry: Registry, moved: Entry) -> None:
+def tell(params: Params, moved: Entry) -> None:
     """Say who is champion by a promotion, here and to whom alerts go."""
     before, cause = moved.facts["before"], moved.facts["cause"]
     from_where = f"version {before} was" if before else "there was none"
     said = f"version {moved.facts['version']} is champion; {from_where} before"
     print(said)
     kind: alerts.Kind = "rollback" if cause == ROLLBACK else "promotion"
-    alerts.send(
-        registry.params, kind, f"{said} ({cause}: {'; '.join(moved.facts['why'])}); `staytuned history` shows all"
-    )
+    alerts.send(params, kind, f"{said} ({cause}: {'; '.join(moved.facts['why'])}); `staytuned history` shows all")
 
 
 def _time(entry: Entry) -> str:

@@ -216,18 +216,52 @@ def withdraw(workspace: Workspace, name: str, why: str) -> None:
     params = Params.read(workspace.params)
     with workspace.hold():
         batch = batches.of_name(workspace, name)
-        ledger = Ledger.of(workspace, params)
-        ledger.append(WITHDRAWAL, batch=name, file=batch.file, rows=batch.rows, why=[why])
-        batches.take_out(workspace, batch)
-        shutil.rmtree(workspace.verdicts, ignore_errors=True)  # a page may tell of its rows beside others'
-        pin.refresh(workspace, params, arrived=True)
-        pipeline.track(workspace, workspace.batches, workspace.pin)
+        _take_out(workspace, params, batch, why)
     left = batches.manifest(workspace)
     then = "`staytuned run` trains without them" if left else "no batch is left: `staytuned ingest FILE` adds one"
     print(f"withdrew batch {name}, {batch.rows:,} rows of {batch.file}; {then}")
     serving = workspace.pin / "champion" / "staytuned.json"
     if serving.exists() and name in read_json(serving)["batches"]:
         print("the champion has learned from them and goes on answering; `staytuned rollback` if it should not")
+
+
+def set_aside(workspace: Workspace, params: Params) -> bool:
+    """Withdraw what stopped ``validate``, where nobody is there to ask: new batches with too many bad rows; whether
+    there were any. The caller holds the workspace.
+
+    A batch whose rows an earlier run accepted is none: if it is over the budget now, the params are what was changed.
+    """
+    if not workspace.accepted.exists():
+        return False
+    import pyarrow.parquet
+
+    known = set(pyarrow.parquet.read_table(workspace.accepted, columns=["batch"])["batch"].unique().to_pylist())
+    present = {batch.batch[:16]: batch for batch in batches.manifest(workspace)}
+    found = [
+        about
+        for about in read_json(workspace.reports / "validation.json")["batches"]
+        if about["over_budget"] and about["batch"] in present.keys() - known
+    ]
+    for about in found:
+        why = f"{about['bad']} bad rows of {about['rows']}: {'; '.join(about['said'])}"
+        _take_out(workspace, params, present[about["batch"]], f"set aside: {why}")
+        text = (
+            f"batch {about['batch']} ({about['file']}) was set aside, more than validate.quarantine_budget: {why}\n"
+            "The champion goes on answering, and later rows go on without these. Correct the file, or, if it is right, "
+            "change the section task of params.yaml, and bring it in again"
+        )
+        alerts.send(params, "refused file", text)
+    return bool(found)
+
+
+def _take_out(workspace: Workspace, params: Params, batch: "Batch", why: str) -> None:
+    """With its reason in the ledger; the workspace is held."""
+    ledger = Ledger.of(workspace, params)
+    ledger.append(WITHDRAWAL, batch=batch.batch[:16], file=batch.file, rows=batch.rows, why=[why])
+    batches.take_out(workspace, batch)
+    shutil.rmtree(workspace.verdicts, ignore_errors=True)  # a page may tell of its rows beside others'
+    pin.refresh(workspace, params, arrived=True)
+    pipeline.track(workspace, workspace.batches, workspace.pin)
 
 
 def sync(workspace: Workspace) -> None:

@@ -11,7 +11,7 @@ from staytuned.errors import MissingError, RegistryError, StaytunedError
 from staytuned.files import read_json, replacing_folder, write_json
 from staytuned.params import Params
 from staytuned.registry.alias import CHAMPION, alias_now
-from staytuned.registry.ledger import PROMOTION, Ledger
+from staytuned.registry.ledger import PROMOTION, Entry, Ledger
 from staytuned.registry.promotion import RESTORED, check_heads, move, remember, settle, unconfirmed
 from staytuned.registry.versions import WEIGHTS, Registry
 from staytuned.workspace import Workspace
@@ -147,8 +147,9 @@ def check_comparable(workspace: Workspace, params: Params) -> None:
         task.check_comparable(about.parent)
 
 
-def recover(workspace: Workspace, registry: Registry) -> None:
+def recover(workspace: Workspace, registry: Registry) -> Entry | None:
     """Bring a promotion that was cut off to its end, it was decided, registered and proved; and MLflow's record.
+    Returns the promotion, if there was one.
 
     Raises:
         RegistryError: the ledger lacks what versions say was in it.
@@ -156,8 +157,10 @@ def recover(workspace: Workspace, registry: Registry) -> None:
     ledger = Ledger.of(workspace, registry.params)
     check_heads(registry, ledger)
     registry.end_what_was_cut_off()
-    if unconfirmed(ledger):
+    ended = unconfirmed(ledger)
+    if ended:
         settle(workspace, registry, ledger)
+    return ended
 
 
 def sync(workspace: Workspace, params: Params) -> list[str]:

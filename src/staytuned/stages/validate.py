@@ -104,14 +104,14 @@ def run(workspace: Workspace, params: Params) -> None:
                     tally.add(key, why)
                     quarantine.writerow([key, *frame.loc[place, told].fillna(""), "; ".join(why.values())])
         quarantine_handle.flush()
-        report = _report(list(tallies.values()), readmitted)
+        report = _report(list(tallies.values()), readmitted, options.quarantine_budget)
         write_json(workspace.reports / "validation.json", report)
         write_pages(workspace.data_docs, judge.done, {batch.batch[:16]: batch.file for batch in batches})
-        over_budget = _over_budget(report, options.quarantine_budget)
-        if over_budget:
+        stopped = _stopped(report, options.quarantine_budget)
+        if stopped:
             quarantine_file.replace(workspace.quarantine)
             raise BudgetError(
-                f"{over_budget}\ncorrect them in a copy of {workspace.quarantine}, then `staytuned readmit COPY`; "
+                f"{stopped}\ncorrect them in a copy of {workspace.quarantine}, then `staytuned readmit COPY`; "
                 "or `staytuned withdraw BATCH --why TEXT`, with the batch's name as above (where rows came before with "
                 "another label that was wrong, the earlier batch's); "
                 "or, if they are right, change the section task of params.yaml, or raise the budget"
@@ -143,7 +143,10 @@ def _parts(workspace: Workspace, batches: list[Batch], params: Params, task: Tas
                 display.update(shown, advance=len(frame))
 
 
-def _report(tallies: list[Tally], readmitted: set[str]) -> dict[str, Any]:
+def _report(tallies: list[Tally], readmitted: set[str], budget: float) -> dict[str, Any]:
+    """What became of the rows. Over the budget is a batch with too many bad rows: a source may be broken; rows
+    corrected by hand are few.
+    """
     batches: list[dict[str, Any]] = [
         {
             "batch": tally.batch.batch[:16],
@@ -163,15 +166,16 @@ def _report(tallies: list[Tally], readmitted: set[str]) -> dict[str, Any]:
     for batch in batches:
         if batch["accepted"] + batch["quarantined"] != batch["rows"]:
             raise AssertionError(f"rows were lost: {json.dumps(batch)}")
+        batch["over_budget"] = batch["bad"] > budget * batch["rows"] and not batch["corrects"]
     totals = {name: sum(batch[name] for batch in batches) for name in ("rows", "accepted", "quarantined", "readmitted")}
     return {**totals, "batches": batches}
 
 
-def _over_budget(report: dict[str, Any], budget: float) -> str:
-    """What to say of batches with too many bad rows: a source may be broken. Rows corrected by hand are few."""
+def _stopped(report: dict[str, Any], budget: float) -> str:
+    """What to say of the batches that are over the budget."""
     return "\n".join(
         f"batch {batch['batch']} ({batch['file']}) has {batch['bad']} bad rows of {batch['rows']}, more than the "
         f"{budget:.0%} of validate.quarantine_budget: {'; '.join(batch['said'])}"
         for batch in report["batches"]
-        if batch["bad"] > budget * batch["rows"] and not batch["corrects"]
+        if batch["over_budget"]
     )
