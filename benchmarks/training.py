@@ -1,21 +1,25 @@
-"""Training beside transformers' Trainer, a step of each in turn: the same model, rows, batches, precision and AdamW.
+"""Training beside transformers' Trainer, in turn: the same model, rows, batches, precision and AdamW.
 
 usage: python benchmarks/training.py DATA [PART...]     PART: agree, speed, flops, tasks; without any, all of them
 
 DATA holds public data sets, each in a folder of its own: titles of papers (arxiv/titles.csv.gz), entities
-(ner/btc/btc.dev), questions (qa/xquad.en.json). After each of Trainer's steps staytuned makes its own on the same rows,
-so that a busy minute hits both; a round is an epoch. Trainer's time is all that passes outside of staytuned's step; its
+(ner/btc/btc.dev), questions (qa/xquad.en.json). Each side is a process of its own, with the settings that it has when
+people use it, and waits while the other one is at work: after eight of Trainer's steps staytuned makes its own on the
+same rows, so that a busy minute hits both. A round is an epoch. Trainer's time is all that passes on its side; its
 batches are made by staytuned's own code, which is quicker than its default collator. Useful tokens are those that are
 not padding. Dropout is 0.1, learning rate and decay are those of params.yaml; the schedule is Trainer's.
 """
 
-import copy
 import math
+import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -35,46 +39,102 @@ from staytuned.modelling.products import Linear
 from staytuned.models import find_base
 from staytuned.sections import Train
 from staytuned.tasks import Batch, Task
+from staytuned.training.memory import keep_memory
 from staytuned.training.step import make_optimizer, train_step
 
-EPOCHS, WARM = 3, 5  # WARM steps before do not count
-BLOCK = 8  # steps between two looks at what the machine can do
+EPOCHS = 3  # a round each
+BLOCK = 8  # steps of one side before it is the other's turn; the first ones do not count
 SIZE = 2048  # of the matrices whose product says what the machine can do
+
+Load = Callable[[Path, Path], Job]
 
 # Under another name torch's attention is taken as transformers calls it, with padding.
 AttentionInterface.register("padded", sdpa_attention_forward)
 AttentionMaskInterface.register("padded", sdpa_mask)
 
 
-class Clock(TrainerCallback):
-    """Times both sides: after each step of Trainer staytuned makes the same one."""
+def started(job: Job, dropout: float) -> torch.nn.Module:
+    """The model as both sides start with it."""
+    make_deterministic(job.params.train.seed, job.params.train.threads)
+    base = find_base(job.params.model.base, [])
+    return job.task.model(backbone(job.task.kind, base, dropout, pretrained=True), dropout).train()
 
-    def __init__(self, job: Job, model: torch.nn.Module, options: Train, steps: int) -> None:
-        self.job, self.model, self.options = job, model, options
-        self.batches: deque[list[int]] = deque()  # Trainer fetches a batch before it has learned from the last
-        self.optimizer = make_optimizer(model, options)
+
+class Ours:
+    """staytuned's steps, as its stage makes them."""
+
+    def __init__(self, job: Job, options: Train, dropout: float, steps: int) -> None:
+        keep_memory()
+        self.job, self.options, self.model = job, options, started(job, dropout)
+        self.optimizer = make_optimizer(self.model, options)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: (steps - step) / steps)
-        self.seconds: list[tuple[float, float]] = []  # of Trainer's and of our step
-        self.tokens: list[int] = []
-        self.losses: list[torch.Tensor] = []
+
+    def learn(self, batches: list[list[int]]) -> tuple[float, list[int], list[float]]:
+        """Learn from batches of these rows: seconds, useful tokens and loss of each."""
+        tokens, losses, begin = [], [], time.perf_counter()
+        for places in batches:
+            batch = self.job.task.batch(self.job.examples, places, numpy.random.default_rng(0))
+            losses.append(train_step(self.job.task, self.model, self.optimizer, batch, self.options))
+            self.schedule.step()
+            tokens.append(int(batch.inputs["attention_mask"].sum()))
+        return time.perf_counter() - begin, tokens, [float(loss) for loss in losses]
+
+
+def answer(asked: Connection, load: Load, data: Path, batch_size: int, dropout: float, steps: int) -> None:
+    """Be staytuned's side, until nothing more is asked."""
+    with tempfile.TemporaryDirectory() as scratch:
+        job = load(data, Path(scratch))
+        ours = Ours(job, options_of(job, batch_size), dropout, steps)
+        asked.send(None)  # ready
+        while batches := asked.recv():
+            asked.send(ours.learn(batches))
+
+
+@contextmanager
+def in_a_process(*what: Any) -> Iterator[Connection]:
+    """staytuned's side; it finds the settings that staytuned makes as it is imported, before torch is."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=answer, args=(there, *what))
+    process.start()
+    here.recv()
+    try:
+        yield here
+    finally:
+        here.send([])
+        process.join()
+
+
+def options_of(job: Job, batch_size: int) -> Train:
+    rate = job.params.train.learning_rate
+    return job.params.train.model_copy(update={"head_learning_rate": rate, "batch_size": batch_size})
+
+
+class Clock(TrainerCallback):
+    """Times both sides: after some steps of Trainer staytuned makes the same ones."""
+
+    def __init__(self, ours: Connection) -> None:
+        self.ours = ours
+        self.batches: deque[list[int]] = deque()  # Trainer fetches a batch before it has learned from the last
+        self.done: list[list[int]] = []  # by Trainer alone
+        self.blocks: list[tuple[float, float, int]] = []  # seconds of Trainer's and of ours, useful tokens
+        self.losses: list[float] = []
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Start the clock."""
-        torch.use_deterministic_algorithms(False)
         self.mark = time.perf_counter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Make our step on the rows of the one that has just ended."""
-        begin = time.perf_counter()
-        torch.use_deterministic_algorithms(True)
-        places = self.batches.popleft()
-        batch = self.job.task.batch(self.job.examples, places, numpy.random.default_rng(0))
-        self.losses.append(train_step(self.job.task, self.model.train(), self.optimizer, batch, self.options))
-        self.schedule.step()
-        end = time.perf_counter()
-        self.seconds.append((begin - self.mark, end - begin))
-        self.tokens.append(int(batch.inputs["attention_mask"].sum()))
-        torch.use_deterministic_algorithms(False)  # Trainer's default
+        """After a block, have staytuned learn from its rows."""
+        self.done.append(self.batches.popleft())
+        if len(self.done) < BLOCK:
+            return
+        theirs = time.perf_counter() - self.mark
+        self.ours.send(self.done)
+        ours, tokens, losses = self.ours.recv()
+        self.blocks.append((theirs, ours, sum(tokens)))
+        self.losses += losses
+        self.done = []
         self.mark = time.perf_counter()
 
 
@@ -100,30 +160,31 @@ class WithLoss(torch.nn.Module):
         return {"loss": self.task.loss(self.model(**inputs), targets)}
 
 
-def side_by_side(job: Job, batch_size: int, dropout: float, grouped: bool, steps: int) -> tuple[Clock, Plain]:
+def side_by_side(
+    load: Load, data: Path, batch_size: int, dropout: float, grouped: bool, blocks: int
+) -> tuple[Clock, Plain]:
     """Both learn from the same batches for some steps."""
-    options = job.params.train.model_copy(
-        update={"head_learning_rate": job.params.train.learning_rate, "batch_size": batch_size}
-    )
-    make_deterministic(options.seed, options.threads)
-    base = find_base(job.params.model.base, [])
-    ours = job.task.model(backbone(job.task.kind, base, dropout, pretrained=True), dropout)
-    theirs = WithLoss(job.task, as_it_comes(copy.deepcopy(ours)))
-    clock = Clock(job, ours, options, steps)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        in_a_process(load, data, batch_size, dropout, blocks * BLOCK) as ours,
+    ):
+        job, clock = load(data, Path(scratch)), Clock(ours)
+        options = options_of(job, batch_size)
+        theirs = WithLoss(job.task, as_it_comes(started(job, dropout)))
+        torch.use_deterministic_algorithms(False)  # Trainer's default
 
-    def collated(items: list[dict[str, Any]]) -> dict[str, Any]:
-        places = [item["place"] for item in items]
-        clock.batches.append(places)
-        batch: Batch = job.task.batch(job.examples, places, numpy.random.default_rng(0))
-        return batch.inputs | {"targets": batch.targets}
+        def collated(items: list[dict[str, Any]]) -> dict[str, Any]:
+            places = [item["place"] for item in items]
+            clock.batches.append(places)
+            batch: Batch = job.task.batch(job.examples, places, numpy.random.default_rng(0))
+            return batch.inputs | {"targets": batch.targets}
 
-    ids = job.examples.lists("input_ids", range(len(job.examples)))
-    with tempfile.TemporaryDirectory() as folder:
+        ids = job.examples.lists("input_ids", range(len(job.examples)))
         trainer = Plain(
             theirs,
             TrainingArguments(
-                folder,
-                max_steps=steps,
+                scratch,
+                max_steps=blocks * BLOCK,
                 per_device_train_batch_size=batch_size,
                 learning_rate=options.learning_rate,
                 weight_decay=options.weight_decay,
@@ -153,28 +214,31 @@ def as_it_comes(model: Any) -> Any:
     return model
 
 
-def agree(job: Job, name: str) -> bool:
+def agree(load: Load, data: Path) -> bool:
     """Whether the losses of both sides are the same at each step, without dropout."""
-    clock, trainer = side_by_side(job, 32, 0.0, False, 40)
-    differences = [abs(float(one - other)) for one, other in zip(clock.losses, trainer.losses, strict=True)]
+    clock, trainer = side_by_side(load, data, 32, 0.0, False, 5)
+    differences = [abs(one - float(other)) for one, other in zip(clock.losses, trainer.losses, strict=True)]
     met = max(differences) <= 1e-4
-    print(f"{name}: largest difference of the losses in 40 steps {max(differences):.1e}, at most 1e-04: {said(met)}")
+    print(
+        f"{load.__name__}: largest difference of the losses in {len(differences)} steps {max(differences):.1e}, "
+        f"at most 1e-04: {said(met)}"
+    )
     return met
 
 
-def speed(job: Job, name: str, batch_size: int, grouped: bool, bound: float) -> bool:
+def speed(load: Load, data: Path, batch_size: int, grouped: bool, bound: float) -> bool:
     """Whether we are as much quicker as we claim."""
-    epoch = math.ceil(len(job.examples) / batch_size)
-    clock, _ = side_by_side(job, batch_size, 0.1, grouped, WARM + EPOCHS * epoch)
+    with tempfile.TemporaryDirectory() as scratch:
+        epoch = math.ceil(len(load(data, Path(scratch)).examples) / batch_size / BLOCK)
+    clock, _ = side_by_side(load, data, batch_size, 0.1, grouped, 1 + EPOCHS * epoch)
     found = []
-    for start in range(WARM, len(clock.seconds), epoch):
-        block = slice(start, start + epoch)
-        theirs, ours = (sum(values) for values in zip(*clock.seconds[block], strict=True))
-        found.append((theirs / ours, sum(clock.tokens[block]) / theirs, sum(clock.tokens[block]) / ours))
+    for start in range(1, len(clock.blocks), epoch):
+        theirs, ours, tokens = (sum(values) for values in zip(*clock.blocks[start : start + epoch], strict=True))
+        found.append((theirs / ours, tokens / theirs, tokens / ours))
     ratio, their_rate, our_rate = zip(*found, strict=True)
     met = statistics.median(ratio) >= bound
     print(
-        f"{name}, batch {batch_size}, {'grouped by length' if grouped else 'random'}: {spread(ratio)}, "
+        f"{load.__name__}, batch {batch_size}, {'grouped by length' if grouped else 'random'}: {spread(ratio)}, "
         f"at least {bound}: {said(met)}; useful tokens a second {statistics.median(our_rate):.0f} "
         f"against {statistics.median(their_rate):.0f}",
         flush=True,
@@ -184,24 +248,18 @@ def speed(job: Job, name: str, batch_size: int, grouped: bool, bound: float) -> 
 
 def flops(job: Job, batch_size: int) -> bool:
     """Whether the share of the machine's own speed at matrix products that training makes use of is large enough."""
-    options = job.params.train.model_copy(update={"batch_size": batch_size})
-    make_deterministic(options.seed, options.threads)
-    base = find_base(job.params.model.base, [])
-    model = job.task.model(backbone(job.task.kind, base, 0.1, pretrained=True), 0.1).train()
-    embedded = sum(weight.numel() for name, weight in model.named_parameters() if "embeddings" in name)
-    weights = sum(weight.numel() for weight in model.parameters()) - embedded
-    optimizer = make_optimizer(model, options)
+    ours = Ours(job, options_of(job, batch_size), 0.1, 13 * BLOCK)
+    embedded = sum(weight.numel() for name, weight in ours.model.named_parameters() if "embeddings" in name)
+    weights = sum(weight.numel() for weight in ours.model.parameters()) - embedded
     order = numpy.random.default_rng(7).permutation(len(job.examples))
     shares = []
     for start in range(0, 12 * BLOCK * batch_size, BLOCK * batch_size):
-        peak, tokens, begin = peak_rate(), 0, time.perf_counter()
-        for step in range(BLOCK):
-            places = numpy.take(order, range(start + step * batch_size, start + (step + 1) * batch_size), mode="wrap")
-            batch = job.task.batch(job.examples, places.tolist(), numpy.random.default_rng(0))
-            train_step(job.task, model, optimizer, batch, options)
-            tokens += int(batch.inputs["attention_mask"].sum())
-        rate = tokens / (time.perf_counter() - begin)
-        shares.append(6 * weights * rate / ((peak + peak_rate()) / 2))
+        firsts = range(start, start + BLOCK * batch_size, batch_size)
+        peak = peak_rate()
+        seconds, tokens, _ = ours.learn(
+            [numpy.take(order, range(first, first + batch_size), mode="wrap").tolist() for first in firsts]
+        )
+        shares.append(6 * weights * sum(tokens) / seconds / ((peak + peak_rate()) / 2))
     met = statistics.median(shares[1:]) >= 0.6
     print(
         f"share of the SGEMM peak ({peak / 1e9:.0f} GFLOP/s), batch {batch_size}: {spread(shares[1:])}, "
@@ -229,25 +287,23 @@ def main(data: Path, parts: list[str]) -> bool:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     found = []
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        job = titles(data, folder)
-        if "agree" in parts:
-            found.append(agree(job, "titles"))
-        if "speed" in parts:
-            for batch_size in (32, 64):
-                found.append(speed(job, "titles", batch_size, False, 2.0))
-                found.append(speed(job, "titles", batch_size, True, 1.3))
-        if "flops" in parts:
+    if "agree" in parts:
+        found.append(agree(titles, data))
+    if "speed" in parts:
+        for batch_size in (32, 64):
+            found.append(speed(titles, data, batch_size, False, 2.0))
+            found.append(speed(titles, data, batch_size, True, 1.3))
+    if "tasks" in parts:
+        for load, batch_size in ((entities, 32), (questions, 16)):
+            found.append(agree(load, data))
+            found.append(speed(load, data, batch_size, False, 1.7))
+            found.append(speed(load, data, batch_size, True, 1.2))
+    if "flops" in parts:  # last: it makes the settings of staytuned's side in this process
+        with tempfile.TemporaryDirectory() as scratch:
+            job = titles(data, Path(scratch))
             found += [flops(job, batch_size) for batch_size in (32, 64)]
-        if "tasks" in parts:
-            for name, load, batch_size in (("entities", entities, 32), ("questions", questions, 16)):
-                job = load(data, folder)
-                found.append(agree(job, name))
-                found.append(speed(job, name, batch_size, False, 1.7))
-                found.append(speed(job, name, batch_size, True, 1.2))
     return all(found)
 
 
 if __name__ == "__main__":
-    sys.exit(not main(Path(sys.argv[1]), sys.argv[2:] or ["agree", "speed", "flops", "tasks"]))
+    sys.exit(not main(Path(sys.argv[1]), sys.argv[2:] or ["agree", "speed", "tasks", "flops"]))

@@ -17,9 +17,9 @@ from tiny import make_rows, make_workspace
 
 from staytuned import tasks
 from staytuned.data.sides import TEST, TRAIN, VALIDATION, row_hashes, rows_of
-from staytuned.errors import DataError, TrainingError
+from staytuned.errors import DataError, MissingError, TrainingError
 from staytuned.files import read_json, sha256
-from staytuned.modelling.device import make_deterministic
+from staytuned.modelling.device import make_deterministic, pick_device
 from staytuned.modelling.examples import Examples, list_array
 from staytuned.modelling.heads import backbone
 from staytuned.params import Params
@@ -92,6 +92,13 @@ def fitted(workspace: Workspace, params: Params) -> tuple[Weights, Point, list[P
 def fresh_model(workspace: Workspace) -> torch.nn.Module:
     task = tasks.load(Params.read(workspace.params))
     return task.model(backbone(task.kind, workspace.root / "base-models" / "tiny", 0.0, pretrained=True), 0.0)
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_an_error_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MissingError, match=r"train\.device is 'cuda', but torch sees no GPU; set it"):
+        pick_device("cuda")
+    assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
 
 
 def test_where_an_epoch_has_fewer_steps_than_evaluations_each_step_is_evaluated(

@@ -1,6 +1,6 @@
 """Kill training at random instants, inside checkpoint writes too, until it has come to its end: the bits are the same.
 
-usage: python tests/proofs/kill_training.py [KILLS [SEED [PROCESSES]]]
+usage: python tests/proofs/kill_training.py [KILLS [SEED [PROCESSES [THREADS]]]]
 
 The stage runs on the tiny model in processes that are forked from one that has imported everything, so that nearly all
 of their time is training. Every step is followed by a checkpoint. All kills come at an instant drawn evenly from the
@@ -85,14 +85,14 @@ def kill(process: int, workspace: Workspace, chance: random.Random, seconds: flo
     return status != 0
 
 
-def main(wanted: int = 200, seed: int = 1, processes: int = 1) -> bool:
+def main(wanted: int = 200, seed: int = 1, processes: int = 1, threads: int = 2) -> bool:
     """Whether every training came out as the one that was left alone."""
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory() as scratch:
         workspace, log = make_workspace(Path(scratch) / "workspace"), Path(scratch) / "log"
         often = {"every_steps": 1, "keep": 2}
         set_params(workspace, train__dropout=0.1, train__epochs=10, train__checkpoints=often)
-        set_params(workspace, train__processes=processes)
+        set_params(workspace, train__processes=processes, train__threads=threads)
         assert os.waitpid(forked(lambda: prepare(workspace), log), 0)[1] == 0, log.read_text()
         start = time.monotonic()
         assert os.waitpid(begin(workspace, log), 0)[1] == 0, log.read_text()
