@@ -82,14 +82,14 @@ def retrain(workspace: str = ".", only_if_needed: bool = False) -> Release | Ans
         pin.sync(space, params)
         pin.check_comparable(space, params)
         if only_if_needed:
-            already = without_bad_batches(space, params)
-            if already:
-                return already
             answer = up_to_the_question(space, params)
             if answer and not answer.retrain:
                 if WATCH in os.environ:  # nobody else tells there
                     print(f"no training is due: {'; '.join([*answer.reasons, *answer.waiting])}", flush=True)
                 return answer
+            already = None if answer else finished(space, params)  # what was new may have been set aside
+            if already:
+                return already
         with registry.run() as run_id:
             tracker = Tracker(space, params, registry, run_id)
             tracker.start()
@@ -111,25 +111,20 @@ def retrain(workspace: str = ".", only_if_needed: bool = False) -> Release | Ans
     return outcome
 
 
-def without_bad_batches(workspace: Workspace, params: Params) -> Release | None:
-    """Validate, and set new batches aside that would stop the road, as nobody is there to ask; what had come of the
-    others, if nothing is left to do then.
-    """
-    try:
-        run_stage(workspace.root, "validate")
-    except StageError:
-        if not road.set_aside(workspace, params):
-            raise
-        run_stage(workspace.root, "validate")
-        return finished(workspace, params)
-    return None
-
-
 def up_to_the_question(workspace: Workspace, params: Params) -> Answer | None:
-    """Run the stages that training builds on, then ask; None where nothing would be trained: the road goes on."""
+    """Run the stages that training builds on, then ask; None where nothing would be trained: the road goes on.
+
+    Nobody is there to ask about new batches with too many bad rows: they are set aside, and the others go on.
+    """
     late = pipeline.stages_from(workspace, situation.DEAR)
     for stage in pipeline.stage_order(workspace):
-        if stage not in late:
+        if stage in late:
+            continue
+        try:
+            run_stage(workspace.root, stage)
+        except StageError:
+            if not road.set_aside(workspace, params):
+                raise
             run_stage(workspace.root, stage)
     return situation.ask(workspace, params) if situation.DEAR in pipeline.stale(workspace) else None
 
