@@ -248,17 +248,18 @@ def test_the_stage_goes_on_by_itself_and_leaves_no_checkpoint(
     params: Params,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def run() -> tuple[str, bytes]:
+    def run() -> tuple[str, bytes, bytes]:
         train.run(workspace, often)
-        return sha256(workspace.candidate / "model.safetensors"), workspace.curve.read_bytes()
+        weights = sha256(workspace.candidate / "model.safetensors")
+        return weights, workspace.curve.read_bytes(), workspace.step_losses.read_bytes()
 
     often = tuned(params, checkpoints=Checkpointing(every_steps=2, keep=2))
     expected = run()
 
     def cut_off(*arguments: object) -> None:
-        *rest, _, checkpoints = arguments
+        *rest, _, checkpoints, losses_seen = arguments
         done = iter(range(1, 8))
-        fit(*rest, lambda: next(done), checkpoints)  # type: ignore[arg-type, call-arg]
+        fit(*rest, lambda: next(done), checkpoints, losses_seen)  # type: ignore[arg-type, call-arg]
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "fit", cut_off)

@@ -165,6 +165,11 @@ def test_the_curve_has_a_line_for_each_evaluation(workspace: Workspace, params: 
     assert [int(row["step"]) for row in rows] == [round(steps * k / 4) for k in (1, 2, 3, 4)]
     assert [float(row["epoch"]) for row in rows] == pytest.approx([0.5, 1, 1.5, 2], abs=0.26)
     assert float(rows[-1]["learning_rate"]) == 0
+    with workspace.step_losses.open(encoding="utf-8", newline="") as handle:
+        losses = {int(row["step"]): float(row["step_loss"]) for row in csv.DictReader(handle)}
+    assert list(losses) == list(range(1, steps + 1))
+    since = range(int(rows[-2]["step"]) + 1, steps + 1)
+    assert float(rows[-1]["train_loss"]) == pytest.approx(numpy.mean([losses[step] for step in since]), rel=1e-5)
 
 
 def test_training_stops_after_as_many_evaluations_without_improvement_as_patience_allows(

@@ -79,7 +79,7 @@ def test_a_model_in_shares_that_is_cut_off_goes_on_to_the_same_bits(
         """What ends a training before its time."""
 
     def cut_off(*arguments: Any) -> None:
-        *rest, step_done, checkpoints = arguments
+        *rest, step_done, checkpoints, losses_seen = arguments
         steps = iter(range(1, 6))
 
         def count() -> None:
@@ -88,7 +88,7 @@ def test_a_model_in_shares_that_is_cut_off_goes_on_to_the_same_bits(
                 checkpoints.close()  # the one of step 4 is written
                 raise Cut
 
-        fit(*rest, count, checkpoints)
+        fit(*rest, count, checkpoints, losses_seen)
 
     options = {"train__processes": 2, "train__sharded": True, "train__epochs": 2, "train__dropout": 0.1}
     set_params(workspace, train__checkpoints={"every_steps": 2, "keep": 2}, **options)

@@ -186,12 +186,14 @@ def test_a_run_whose_stages_were_all_cached_is_complete_in_mlflow(road: Workspac
             "client = mlflow.MlflowClient(); found = client.search_runs(['1'])\n"
             "print(json.dumps([[r.info.status, sorted(r.data.metrics), len(r.data.params), "
             "sorted(f.path for f in client.list_artifacts(r.info.run_id)), "
-            "len(client.get_metric_history(r.info.run_id, 'train_loss'))] for r in found]))",
+            "[len(client.get_metric_history(r.info.run_id, name)) for name in ('train_loss', 'step_loss')]] "
+            "for r in found]))",
         ).splitlines()[-1]
     )
     cached, first = runs
     assert set(first[1]) < set(cached[1])  # now with the champion beside the candidate
-    assert cached[2] == first[2] and cached[4] == first[4] > 1
+    assert cached[2] == first[2] and cached[4] == first[4]
+    assert 1 < first[4][0] < first[4][1]  # evaluations, steps
     assert cached[0] == "FINISHED" and {"lineage", "reports"} <= set(cached[3])
 
 

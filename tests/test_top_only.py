@@ -169,9 +169,9 @@ def test_cut_off_it_goes_on_from_a_checkpoint_that_holds_the_head_alone(
     expected = weights_of(workspace, often)
 
     def cut_off(*arguments: Any) -> None:
-        *rest, _, checkpoints = arguments
+        *rest, _, checkpoints, losses_seen = arguments
         done = iter(range(1, 8))
-        fit(*rest, lambda: next(done), checkpoints)  # type: ignore[call-arg]
+        fit(*rest, lambda: next(done), checkpoints, losses_seen)  # type: ignore[call-arg]
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "fit", cut_off)

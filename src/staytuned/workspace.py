@@ -97,6 +97,11 @@ class Workspace:
         return self.root / "reports"
 
     @property
+    def step_losses(self) -> Path:
+        """The loss of each step, written at each evaluation."""
+        return self.reports / "step_losses.csv"
+
+    @property
     def curve(self) -> Path:
         """Learning curve, one line an evaluation, written as training goes."""
         return self.reports / "learning_curve.csv"

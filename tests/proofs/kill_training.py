@@ -56,9 +56,9 @@ def begin(workspace: Workspace, log: Path) -> int:
     return forked(lambda: train.run(workspace, Params.read(workspace.params)), log)
 
 
-def result(workspace: Workspace) -> tuple[str, str]:
-    """What must be the same: weights and curve."""
-    return sha256(workspace.candidate / "model.safetensors"), sha256(workspace.curve)
+def result(workspace: Workspace) -> tuple[str, ...]:
+    """What must be the same: weights, curve and losses."""
+    return tuple(map(sha256, (workspace.candidate / "model.safetensors", workspace.curve, workspace.step_losses)))
 
 
 def has_ended(process: int) -> bool:

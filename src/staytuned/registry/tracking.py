@@ -6,6 +6,7 @@ import re
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from staytuned.registry.versions import Registry, answering
 from staytuned.workspace import Workspace
 
 NAME = 250  # characters that MLflow has room for
+AT_ONCE = 1000  # metrics that MLflow takes
 POLL = 0.5  # seconds between looks at the curve
 
 
@@ -30,7 +32,7 @@ class Tracker:
         self.client = registry.client
         self.run_id = run_id
         self.params = params
-        self._logged = 0  # points of the curve
+        self._logged = Counter[Path]()  # lines of the learning curve and of the losses
 
     def start(self) -> None:
         """Log the params, flat, as they stand in params.yaml."""
@@ -42,7 +44,7 @@ class Tracker:
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Log the points of the learning curve as they are written, if they are written anew."""
+        """Log the points of the learning curve, and losses, as they are written, if they are written anew."""
         curve = self.workspace.curve
         before = _identity(curve)
         over = threading.Event()
@@ -98,21 +100,26 @@ class Tracker:
         )
 
     def _log_curve(self) -> None:
+        for table in (self.workspace.curve, self.workspace.step_losses):
+            if table.exists():  # a workspace's own dvc.yaml may be older than the second
+                self._log_lines(table)
+
+    def _log_lines(self, table: Path) -> None:
         from mlflow.entities import Metric
 
-        with self.workspace.curve.open(encoding="utf-8", newline="") as handle:
+        with table.open(encoding="utf-8", newline="") as handle:
             lines = [line for line in handle if line.endswith("\n")]  # a line may be half written
         rows = list(csv.DictReader(lines))
         now = int(time.time() * 1000)
         points = [
             Metric(name, float(value), now, int(row["step"]))
-            for row in rows[self._logged :]
+            for row in rows[self._logged[table] :]
             for name, value in row.items()
             if name != "step"
         ]
-        if points:
-            self.client.log_batch(self.run_id, metrics=points)
-        self._logged = len(rows)
+        for start in range(0, len(points), AT_ONCE):
+            self.client.log_batch(self.run_id, metrics=points[start : start + AT_ONCE])
+        self._logged[table] = len(rows)
 
 
 def name_of(own: str) -> str:

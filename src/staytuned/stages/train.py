@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,11 @@ from staytuned.training.state import Point
 from staytuned.training.top_only import top_only
 from staytuned.workspace import Workspace
 
+Shown = tuple[Callable[[Point], None], Callable[[], None], Callable[[int, list[float]], None]]
+
 
 def run(workspace: Workspace, params: Params) -> None:
-    """Write the candidate's folder and the learning curve, a line as soon as it is measured.
+    """Write the candidate's folder, and the learning curve and the loss of each step as soon as they are measured.
 
     A training that was cut off goes on from its last checkpoint.
 
@@ -76,8 +78,8 @@ def _train(workspace: Workspace, params: Params) -> None:
     checkpoints = Checkpoints(
         workspace.checkpoints, origin_of(workspace, params, fingerprinted, before), options.checkpoints
     )
-    with closing(checkpoints), _shown(workspace.curve, steps_in(len(train), options), task) as (seen, step_done):
-        weights, best = fit(task, learner, train, validation, options, seen, step_done, checkpoints)
+    with closing(checkpoints), _shown(workspace, steps_in(len(train), options), task) as (seen, step_done, losses_seen):
+        weights, best = fit(task, learner, train, validation, options, seen, step_done, checkpoints, losses_seen)
     if not ranks.is_first():
         return
     if options.frozen:
@@ -110,22 +112,32 @@ def _train(workspace: Workspace, params: Params) -> None:
 
 
 @contextmanager
-def _shown(curve: Path, steps: int, task: Task) -> Iterator[tuple[Callable[[Point], None], Callable[[], None]]]:
-    """What is called with each point and after each step: a new curve and a bar, in the process that writes."""
+def _shown(workspace: Workspace, steps: int, task: Task) -> Iterator[Shown]:
+    """What is called with each point, after each step and with losses, in the process that writes: files and a bar."""
     if not ranks.is_first():
-        yield lambda point: None, lambda: None
+        yield lambda point: None, lambda: None, lambda first, losses: None
         return
-    write_text(curve, ",".join(field.name for field in dataclasses.fields(Point)) + "\n")
+    write_text(workspace.step_losses, "step,step_loss\n")
+    write_text(
+        workspace.curve, ",".join(field.name for field in dataclasses.fields(Point)) + "\n"
+    )  # last: it is watched
     title = task.validation_metric.title
     with bar() as display:
         shown = display.add_task("training", total=steps)
 
         def seen(point: Point) -> None:
-            with curve.open("a", encoding="utf-8") as handle:
-                handle.write(",".join(f"{value:.6g}" for value in dataclasses.astuple(point)) + "\n")
+            _add_lines(workspace.curve, [dataclasses.astuple(point)])
             display.update(shown, description=f"training, validation {title} {point.validation_score:.3f}")
 
-        yield seen, lambda: display.advance(shown)
+        def losses_seen(first: int, losses: list[float]) -> None:
+            _add_lines(workspace.step_losses, enumerate(losses, first))
+
+        yield seen, lambda: display.advance(shown), losses_seen
+
+
+def _add_lines(table: Path, rows: Iterable[tuple[float, ...]]) -> None:
+    with table.open("a", encoding="utf-8") as handle:
+        handle.writelines(",".join(f"{value:.6g}" for value in row) + "\n" for row in rows)
 
 
 def _save(folder: Path, model: Any, weights: dict[str, torch.Tensor], base: Path) -> None:

@@ -30,6 +30,7 @@ def fit(
     seen: Callable[[Point], None],
     step_done: Callable[[], None],
     checkpoints: Checkpoints | None = None,
+    losses_seen: Callable[[int, list[float]], None] = lambda first, losses: None,
 ) -> tuple[Weights, Point]:
     """Fine-tune ``model``; returns the weights and the point of its best evaluation.
 
@@ -42,6 +43,7 @@ def fit(
         seen: Called with each point as it is measured, and with those that a checkpoint holds.
         step_done: Called after each step, and for those that were made before the checkpoint.
         checkpoints: Where training goes on from, and what it may go on from if it is cut off.
+        losses_seen: Called before ``seen`` with the number of a step, its loss and those of the steps after it.
 
     Raises:
         TrainingError: a loss or a weight is not a finite number, or the memory does not suffice.
@@ -56,7 +58,7 @@ def fit(
     rates = [group["lr"] for group in optimizer.param_groups]
     training = Training(model, optimizer)
     if checkpoints:
-        _take_up(training, checkpoints, seen, step_done)
+        _take_up(training, checkpoints, seen, step_done, losses_seen)
     steps = steps_in(len(train), params)
     factor = _warmup_then_decay(steps, params.warmup)
     per_epoch = steps // params.epochs
@@ -78,10 +80,12 @@ def fit(
             _check(training, train, params)
         if is_evaluated:
             optimizer.settle()
-            mean = float(numpy.mean(torch.stack(training.losses).tolist()))
+            losses = torch.stack(training.losses).tolist()
+            losses_seen(training.step + 1 - len(losses), losses)
             rate = rates[0] * factor(training.step)
             measured = validate(task, model, validation, device, params.micro_batch)
-            _add(training, Point(training.step, training.step / per_epoch, mean, rate, *measured), task, params)
+            mean = float(numpy.mean(losses))
+            _add(training, Point(training.step, training.step / per_epoch, mean, rate, *measured), losses, task, params)
             seen(training.curve[-1])
             if training.since_best >= params.patience:
                 break
@@ -91,22 +95,28 @@ def fit(
 
 
 def _take_up(
-    training: Training, checkpoints: Checkpoints, seen: Callable[[Point], None], step_done: Callable[[], None]
+    training: Training,
+    checkpoints: Checkpoints,
+    seen: Callable[[Point], None],
+    step_done: Callable[[], None],
+    losses_seen: Callable[[int, list[float]], None],
 ) -> None:
     """Go on from the latest checkpoint, if there is one."""
     state = checkpoints.latest()
     if state:
         training.restore(state)
+    losses_seen(1, training.losses_before)
     for point in training.curve:
         seen(point)
     for _ in range(training.step):
         step_done()
 
 
-def _add(training: Training, point: Point, task: Task, params: Train) -> None:
+def _add(training: Training, point: Point, losses: list[float], task: Task, params: Train) -> None:
     """Note an evaluation, and the weights if it is the best."""
     best = training.curve[training.best_at] if training.curve else None
     training.curve.append(point)
+    training.losses_before += losses
     training.losses.clear()
     if best is None or is_better(point, best, task.validation_metric):
         training.best, training.best_at = _weights(training.model, params), len(training.curve) - 1

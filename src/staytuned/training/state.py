@@ -32,6 +32,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     step: int = 0  # that was made last
     losses: list[torch.Tensor] = field(default_factory=list)  # of the steps since the last evaluation
+    losses_before: list[float] = field(default_factory=list)  # of all steps before them
     curve: list[Point] = field(default_factory=list)
     best: Weights = field(default_factory=dict)  # at the best point of the curve
     best_at: int = 0  # its place in the curve
@@ -51,6 +52,7 @@ class Training:
         }
         return {name: _copied(value) for name, value in held.items()} | {
             "step": self.step,
+            "losses_before": self.losses_before.copy(),
             "curve": [dataclasses.astuple(point) for point in self.curve],
             "best": self.best,  # never changed once it was taken
             "best_at": self.best_at,
@@ -62,6 +64,7 @@ class Training:
         restore_model(self.model, state["model"])
         restore_optimizer(self.optimizer, state["optimizer"])
         self.losses = [loss.to(device) for loss in state["losses"]]
+        self.losses_before = state["losses_before"]
         self.step, self.best, self.best_at = state["step"], state["best"], state["best_at"]
         self.curve = [Point(*values) for values in state["curve"]]
         torch.set_rng_state(ranks.own(state["random"][0]))
