@@ -26,17 +26,18 @@ Of the training, step {{ best.step }} (epoch {{ "%.1f" % best.epoch }}) was kept
 <a href="data-docs/index.html">Data Docs</a></p>
 <h2>What each version knows: {{ metric }}</h2>
 <p>Versions that were scored in this run stand with today's figures; older ones with those of the day on which they were
-candidates. The last column compares on the same test rows only: the candidate beside the best of the others, + where it
-is better. The gate asks for it, with intervals, against champion and best version
+candidates. The first column compares on the same test rows only: the candidate beside the best of the others, + where
+it is better. The gate asks for it, with intervals, against champion and best version
 (<code>gate.sources.margin</code>).</p>
 {% for kind, rows in places.items() %}
-<div class="wide"><table><tr><th>{{ kind }}{% for column in matrix %}<th>{{ column.title }}<br>
-<span class="small">{{ column.when }}</span>{% endfor %}<th>beside the best</tr>
-{% for name, title in rows.items() %}<tr><td>{{ title }}{% for column in matrix %}<td>
-{%- if name in column.figures[kind] %}{{ "%.3f" % column.figures[kind][name][1] }}<br>
-<span class="small">{{ "%d" % column.figures[kind][name][0] }} rows</span>{% else %}–{% endif %}{% endfor %}
+<div class="wide"><table><tr><th>{{ kind }}<th>beside the best
+{%- for column in matrix|reverse %}<th>{{ column.title }}<br>
+<span class="small">{{ column.when }}</span>{% endfor %}</tr>
+{% for name, title in rows.items() %}<tr><td>{{ title }}
 <td>{% if name in below[kind] %}{{ "%+.3f" % (0 - below[kind][name][0]) }}<br>
-<span class="small">{{ below[kind][name][1] }}</span>{% else %}–{% endif %}</tr>
+<span class="small">{{ below[kind][name][1] }}</span>{% else %}–{% endif %}{% for column in matrix|reverse %}<td>
+{%- if name in column.figures[kind] %}{{ "%.3f" % column.figures[kind][name][1] }}<br>
+<span class="small">{{ "%d" % column.figures[kind][name][0] }} rows</span>{% else %}–{% endif %}{% endfor %}</tr>
 {% endfor %}</table></div>{% endfor %}</html>
 """
 
