@@ -68,7 +68,7 @@ def test_status_shows_the_champion_since_when_and_why_and_the_last_decisions(roa
     shown = said(road, "status")
     assert "tiny version 2" in shown and f"(0 days), by {last(road).who}" in shown
     assert "gate" in shown and shown.count("PROMOTE: macro-F1") == 2
-    assert "not taken in" not in shown  # every batch was
+    assert "ingested since" not in shown  # every batch was
     assert "not measured yet for this champion" in shown
     assert "next training │ not due" in shown and "0 of 1,000 new rows" in shown
 

@@ -171,6 +171,13 @@ def test_a_batch_of_a_new_class_stops_a_run_and_is_set_aside_where_nobody_is_the
     assert got["title"] == "staytuned, tiny: refused file" and said in got["message"]
     assert (trained(road), road.accepted.read_bytes()) == (before, rows)
     assert len(batches.manifest(road)) == 1
+    shown = staytuned(road, "status", COLUMNS="400").stdout
+    assert (
+        "last withdrawal" in shown
+        and "40 rows of more.csv" in shown
+        and f"set aside: 40 bad rows of 40: {said}" in shown
+    )
+    assert "stopped" not in shown
     assert "nothing to do" in staytuned(road, "run", "--if-needed").stdout
 
     ingest(road, strange)

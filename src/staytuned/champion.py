@@ -41,10 +41,12 @@ def status(workspace: Workspace) -> None:
         more = f" (and {len(others)} more: reports/decision.html)" if others and outcome != "PROMOTE" else ""
         said = f"{_time(entry)} {outcome}: {first}{more}"
         table.add_row("" if number else "last decisions", said)
+    if withdrawn := ledger.last(WITHDRAWAL):
+        table.add_row("last withdrawal", "\n".join([f"{_time(withdrawn)} {_said(withdrawn)}", *_why(withdrawn)]))
     if workspace.stage_error.exists():
         table.add_row("last run", f"stopped: {workspace.stage_error.read_text(encoding='utf-8')}")
     if waiting := _not_taken_in(workspace):
-        table.add_row("not taken in", waiting)
+        table.add_row("ingested since", waiting)
     table.add_row("drift", _drift(workspace, ledger))
     table.add_row("next training", _next_training(workspace, params, ledger, waiting))
     Console(markup=False).print(table)
@@ -80,7 +82,7 @@ def _not_taken_in(workspace: Workspace) -> str | None:
     if not waiting:
         return None
     rows, files = sum(batch.rows for batch in waiting), ", ".join(batch.file for batch in waiting)
-    return f"{rows:,} rows of {files}; `staytuned run` takes them in"
+    return f"{rows:,} rows of {files}; `staytuned run` uses them"
 
 
 def _drift(workspace: Workspace, ledger: Ledger) -> str:
@@ -103,7 +105,7 @@ def _next_training(workspace: Workspace, params: Params, ledger: Ledger, waiting
         return "at the next `staytuned run` that finds new rows or params"
     answer, _ = situation.answered(workspace, params, ledger)
     due = "due" if answer.retrain else "not due"
-    since = ", before the rows that are not taken in" if waiting else ""
+    since = ", before the rows ingested since" if waiting else ""
     return "\n".join([f"{due}{since}", *answer.reasons, *answer.waiting])
 
 
@@ -126,7 +128,7 @@ def history(workspace: Workspace) -> None:
     with busy("asking the registry"):
         head = check_heads(Registry(workspace, params), ledger)
     witnessed = f"up to entry {head} by the tags of the registry's versions" if head else "by no version's tag yet"
-    print(f"{len(entries)} entries, each with its seal; witnessed {witnessed}")
+    print(f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, each with its seal; witnessed {witnessed}")
 
 
 def _said(entry: Entry) -> str:

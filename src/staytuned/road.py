@@ -247,8 +247,9 @@ def set_aside(workspace: Workspace, params: Params) -> bool:
         _take_out(workspace, params, present[about["batch"]], f"set aside: {why}")
         text = (
             f"batch {about['batch']} ({about['file']}) was set aside, more than validate.quarantine_budget: {why}\n"
-            "The champion goes on answering, and later rows go on without these. Correct the file, or, if it is right, "
-            "change the section task of params.yaml, and bring it in again"
+            "The champion goes on answering, and the run goes on with the others: nothing is left to readmit or "
+            "withdraw. Correct the file, or, if it is right, change the section task of params.yaml; then bring it in "
+            "again"
         )
         alerts.send(params, "refused file", text)
     return bool(found)

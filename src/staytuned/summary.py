@@ -38,7 +38,8 @@ def summary(workspace: Workspace, params: Params, release: Release) -> None:
             table.add_row(title, _line(models[name], report["metrics"]))
     table.add_row("gate", "\n".join([release.decision.outcome, *release.decision.reasons]))
     if release.version:
-        table.add_row("registered", f"{params.registry.model} version {release.version}, alias {release.alias}")
+        alias = f"alias {release.alias}" if release.alias else "no longer champion: see `staytuned history`"
+        table.add_row("registered", f"{params.registry.model} version {release.version}, {alias}")
     ui = "make ui" if (workspace.root / "Makefile").exists() else "staytuned ui"
     where = [
         ("decision", workspace.decision_page),
