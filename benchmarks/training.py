@@ -3,11 +3,11 @@
 usage: python benchmarks/training.py DATA [PART...]     PART: agree, speed, flops, tasks; without any, all of them
 
 DATA holds public data sets, each in a folder of its own: titles of papers (arxiv/titles.csv.gz), entities
-(ner/btc/btc.dev), questions (qa/xquad.en.json). Each side is a process of its own, with the settings that it has when
-people use it, and waits while the other one is at work: after eight of Trainer's steps staytuned makes its own on the
-same rows, so that a busy minute hits both. A round is an epoch. Trainer's time is all that passes on its side; its
-batches are made by staytuned's own code, which is quicker than its default collator. Useful tokens are those that are
-not padding. Dropout is 0.1, learning rate and decay are those of params.yaml; the schedule is Trainer's.
+(ner/btc/btc.dev), questions (qa/xquad.en.json). Each side is a process of its own, with its settings in daily use, and
+waits while the other is at work: after eight of Trainer's steps staytuned makes its own on the same rows, so that a
+busy minute hits both. A round is an epoch. Trainer's time is all that passes on its side; its batches are made by
+staytuned's own code, which is quicker than its default collator. Useful tokens are those that are not padding. Dropout
+is 0.1, learning rate and decay are those of params.yaml; the schedule is Trainer's.
 """
 
 import math
@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+import timeit
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,8 +94,7 @@ def answer(asked: Connection, load: Load, data: Path, batch_size: int, dropout: 
 @contextmanager
 def in_a_process(*what: Any) -> Iterator[Connection]:
     """staytuned's side; it finds the settings that staytuned makes as it is imported, before torch is."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
+    here, there = (context := multiprocessing.get_context("spawn")).Pipe()
     process = context.Process(target=answer, args=(there, *what))
     process.start()
     here.recv()
@@ -171,7 +171,7 @@ def side_by_side(
         job, clock = load(data, Path(scratch)), Clock(ours)
         options = options_of(job, batch_size)
         theirs = WithLoss(job.task, as_it_comes(started(job, dropout)))
-        torch.use_deterministic_algorithms(False)  # Trainer's default
+        torch.use_deterministic_algorithms(False)  # its default
 
         def collated(items: list[dict[str, Any]]) -> dict[str, Any]:
             places = [item["place"] for item in items]
@@ -249,16 +249,12 @@ def speed(load: Load, data: Path, batch_size: int, grouped: bool, bound: float) 
 def flops(job: Job, batch_size: int) -> bool:
     """Whether the share of the machine's own speed at matrix products that training makes use of is large enough."""
     ours = Ours(job, options_of(job, batch_size), 0.1, 13 * BLOCK)
-    embedded = sum(weight.numel() for name, weight in ours.model.named_parameters() if "embeddings" in name)
-    weights = sum(weight.numel() for weight in ours.model.parameters()) - embedded
+    weights = sum(weight.numel() for name, weight in ours.model.named_parameters() if "embeddings" not in name)
     order = numpy.random.default_rng(7).permutation(len(job.examples))
     shares = []
     for start in range(0, 12 * BLOCK * batch_size, BLOCK * batch_size):
-        firsts = range(start, start + BLOCK * batch_size, batch_size)
-        peak = peak_rate()
-        seconds, tokens, _ = ours.learn(
-            [numpy.take(order, range(first, first + batch_size), mode="wrap").tolist() for first in firsts]
-        )
+        peak, rows = peak_rate(), numpy.take(order, range(start, start + BLOCK * batch_size), mode="wrap")
+        seconds, tokens, _ = ours.learn(rows.reshape(BLOCK, batch_size).tolist())
         shares.append(6 * weights * sum(tokens) / seconds / ((peak + peak_rate()) / 2))
     met = statistics.median(shares[1:]) >= 0.6
     print(
@@ -271,12 +267,7 @@ def flops(job: Job, batch_size: int) -> bool:
 def peak_rate() -> float:
     """Floating-point operations a second of the best of some products of large matrices."""
     one, other = torch.randn(SIZE, SIZE), torch.randn(SIZE, SIZE)
-    best = float("inf")
-    for _ in range(4):
-        begin = time.perf_counter()
-        one @ other
-        best = min(best, time.perf_counter() - begin)
-    return 2 * SIZE**3 / best
+    return 2 * SIZE**3 / min(timeit.repeat(lambda: one @ other, number=1, repeat=4))
 
 
 def said(met: bool) -> str:
