@@ -152,6 +152,15 @@ def outputs(stage: str) -> list[str]:
     return names([*declared["outs"], *declared.get("metrics", []), *declared.get("plots", [])])
 
 
+def test_git_is_to_ignore_what_dvc_keeps() -> None:
+    """Else an output that somebody commits stops every later run."""
+    ignored = [line for line in (ROOT / ".gitignore").read_text().splitlines() if line.startswith("/")]
+    kept = {
+        f"/{name}" for stage in STAGES.values() for kind in ("outs", "plots") for name in names(stage.get(kind, []))
+    }
+    assert [out for out in sorted(kept) if not any(f"{out}/".startswith(f"{line}/") for line in ignored)] == []
+
+
 def files(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): sha256(path) for path in root.rglob("*") if path.is_file()}
 

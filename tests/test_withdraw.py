@@ -74,6 +74,8 @@ def test_where_nobody_is_there_to_ask_a_new_batch_over_the_budget_is_set_aside_a
     assert f"refused file: batch {name} (wrong.csv) was set aside, more than validate.quarantine_budget: {why}" in told
     assert accepted_rows(workspace) == 20
 
+    (workspace.reports / "validation.json").unlink()  # as DVC does before a validation, which may fail at once
+    assert not commands.set_aside(workspace, params)
     set_params(workspace, validate__max_characters=3)
     with pytest.raises(BudgetError):
         accepted_rows(workspace)
