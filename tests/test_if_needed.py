@@ -136,7 +136,8 @@ def test_a_remote_that_cannot_be_reached_stops_a_registration_and_the_next_run_g
     settings.write_text(right.replace("../var/remote", "/proc/nowhere"))
     done = staytuned(road, "run", "--if-needed", **{alerts.FURTHER: receiver.url})
     refused(done, 69, "the DVC remote could not be written", "check `dvc remote list`")
-    got = receiver.got[-1]
+    drift, got = receiver.got
+    assert drift["title"] == "staytuned, tiny: drift"
     assert got["title"] == "staytuned, tiny: failed run" and "the DVC remote could not be written" in got["message"]
     assert versions(road) == [1]
     assert answers(road)
@@ -167,7 +168,7 @@ def test_a_batch_of_a_new_class_stops_a_run_and_is_set_aside_where_nobody_is_the
 
     done = staytuned(road, "run", "--if-needed", **{alerts.FURTHER: receiver.url})
     assert done.returncode == 0, done.stdout + done.stderr
-    *_, got = receiver.got
+    _, got = receiver.got
     assert got["title"] == "staytuned, tiny: refused file" and said in got["message"]
     assert (trained(road), road.accepted.read_bytes()) == (before, rows)
     assert len(batches.manifest(road)) == 1
@@ -189,9 +190,12 @@ def test_a_batch_of_a_new_class_stops_a_run_and_is_set_aside_where_nobody_is_the
 
     set_params(road, validate__quarantine_budget=1.0)  # let them be: no accepted row is new, and nothing is trained
     ingest(road, strange)
+    rows = road.accepted.read_bytes()
     done = staytuned(road, "run", "--if-needed")
     assert done.returncode == 0 and "40 × label is none of" in done.stdout and "'meh'" in done.stdout, done.stdout
-    assert trained(road) == before
+    assert (trained(road), road.accepted.read_bytes()) == (before, rows)
+    ingest(road, strange)  # the same batch once more
+    assert "nothing to do" in staytuned(road, "run", "--if-needed").stdout
 
 
 # What the question is put on, in process

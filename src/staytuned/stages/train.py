@@ -118,9 +118,8 @@ def _shown(workspace: Workspace, steps: int, task: Task) -> Iterator[Shown]:
         yield lambda point: None, lambda: None, lambda first, losses: None
         return
     write_text(workspace.step_losses, "step,step_loss\n")
-    write_text(
-        workspace.curve, ",".join(field.name for field in dataclasses.fields(Point)) + "\n"
-    )  # last: it is watched
+    header = ",".join(field.name for field in dataclasses.fields(Point))
+    write_text(workspace.curve, f"{header}\n")  # last: it is watched
     title = task.validation_metric.title
     with bar() as display:
         shown = display.add_task("training", total=steps)
