@@ -1,6 +1,6 @@
 """SIGKILL at every boundary and at random instants, from ingest to promotion; then the same command again.
 
-usage: python tests/proofs/kill_loop.py FOLDER [--kills 50]
+usage: python tests/proofs/kill_loop.py FOLDER [--kills 50] [--jobs 2]
 
 On the tiny road, with a champion and a batch of new rows: ``staytuned ingest`` and ``staytuned run`` are killed before
 and after every call of POINTS, and at ``--kills`` instants drawn at random (seeded) from the time of a processor that
@@ -22,7 +22,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import closing, suppress
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -257,26 +260,46 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--jobs", type=int, default=2, help="trials at the same time")
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
     (folder / "server" / "var").mkdir(parents=True, exist_ok=True)
     server = Workspace(folder / "server")
     prefect_settings(server)
     os.environ["PREFECT_API_URL"] = start_prefect(server)
-    told = unharmed(folder)
-    record = folder / "kills.jsonl"
+    return report(all_trials(folder, arguments.kills, arguments.jobs))
+
+
+def all_trials(folder: Path, kills: int, jobs: int) -> list[dict[str, Any]]:
+    """What ``kills.jsonl`` says of each once all are done, some at the same time: the clock is that of a processor."""
+    told, record = unharmed(folder), folder / "kills.jsonl"
     done = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
     known = {line["name"] for line in done}
-    for name, facts in plan(arguments.kills, told["seconds"]):
-        enough = sum("instant" in line and line.get("killed", True) for line in done) >= arguments.kills
-        if name in known or ("instant" in facts and enough):
-            continue
-        line = {"name": name} | facts | attempt(folder, name, facts, told["state"])
-        done.append(line)
-        with record.open("a") as handle:
-            handle.write(json.dumps(line) + "\n")
-        print(f"{len(done):3}  {name}: {line.get('failed') or line.get('wrong') or 'whole'}", flush=True)
-    return report(done)
+    to_do = iter([one for one in plan(kills, told["seconds"]) if one[0] not in known])
+    running: dict[Future[dict[str, Any]], dict[str, Any]] = {}
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:  # DVC wants a working directory of its own
+        while True:
+            while len(running) < jobs and (one := _next(to_do, done, kills)):
+                name, facts = one
+                running[pool.submit(attempt, folder, name, facts, told["state"])] = {"name": name} | facts
+            if not running:
+                return done
+            for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                line = running.pop(ended) | ended.result()
+                done.append(line)
+                with record.open("a") as handle:
+                    handle.write(json.dumps(line) + "\n")
+                print(
+                    f"{len(done):3}  {line['name']}: {line.get('failed') or line.get('wrong') or 'whole'}", flush=True
+                )
+
+
+def _next(
+    to_do: Iterator[tuple[str, dict[str, Any]]], done: list[dict[str, Any]], kills: int
+) -> tuple[str, dict[str, Any]] | None:
+    """The next trial; random ones only until so many came in time."""
+    enough = sum("instant" in line and line.get("killed", True) for line in done) >= kills
+    return next((one for one in to_do if not ("instant" in one[1] and enough)), None)
 
 
 def plan(kills: int, seconds: dict[str, float]) -> list[tuple[str, dict[str, Any]]]:
