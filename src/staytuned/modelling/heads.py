@@ -10,8 +10,8 @@ import transformers
 from safetensors import SafetensorError
 
 from staytuned.errors import MissingError
-from staytuned.modelling import products
 from staytuned.modelling.dropout import Dropout
+from staytuned.modelling.products import Linear
 from staytuned.modelling.unpadded import UnpaddedModel, last_states
 
 
@@ -68,10 +68,8 @@ def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> No
 
 
 def with_quick_layers(model: Any) -> Any:
-    """The model, its layers of dropout, and its linear ones where that pays, exchanged for staytuned's."""
-    quick: dict[type, type] = {torch.nn.Dropout: Dropout}
-    if products.are_quicker():
-        quick[torch.nn.Linear] = products.Linear
+    """The model, its layers of dropout and its linear ones exchanged for staytuned's."""
+    quick: dict[type, type] = {torch.nn.Dropout: Dropout, torch.nn.Linear: Linear}
     for layer in model.modules():
         layer.__class__ = quick.get(type(layer), type(layer))
     return model

@@ -8,6 +8,7 @@ from functools import reduce
 import torch
 
 from staytuned.modelling.dropout import drawn_from
+from staytuned.modelling.products import Gathered
 from staytuned.modelling.threads import apart, by_lists, count, in_threads
 from staytuned.modelling.unpadded import UnpaddedModel, first_position
 from staytuned.sections import Train
@@ -101,12 +102,15 @@ def _backward_in_threads(task: Task, model: torch.nn.Module, batch: Batch, weigh
     learning = [one for one in model.parameters() if one.requires_grad]
     parts = parted(batch, count())
     seeds, terms = torch.randint(2**62, (len(parts),)).tolist(), max(1, task.terms(batch))
+    gathered = Gathered(len(parts))
 
     def learn(number: int) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
         part = parts[number]
-        with drawn_from(seeds[number]):
-            loss = task.loss(model(**part.inputs).float(), part.targets) * (weight * task.terms(part) / terms)
-        return loss.detach(), torch.autograd.grad(loss, learning, allow_unused=True)
+        with gathered.part(number):
+            with drawn_from(seeds[number]):
+                loss = task.loss(model(**part.inputs).float(), part.targets) * (weight * task.terms(part) / terms)
+            slopes = torch.autograd.grad(loss, learning, allow_unused=True)  # less those that are gathered
+        return loss.detach(), slopes
 
     def add_up(places: list[int]) -> None:
         for place in places:
