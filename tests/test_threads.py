@@ -1,6 +1,7 @@
 """Parts of a batch in threads of their own: the same gradient, the same bits each time, and no thread that waits."""
 
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy
@@ -46,6 +47,14 @@ def learnt(workspace: Workspace, params: Params, threads: int, **changes: Any) -
     loss = _gradient(task, model, drawn, options)
     slopes = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
     return loss, {name: slope.to_dense() for name, slope in slopes.items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few() -> Iterator[None]:
+    """The small tensors of these tests are dealt out to threads like large ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("staytuned.modelling.threads.FEW", 0)
+        yield
 
 
 def test_results_come_in_the_order_of_the_parts_and_the_count_of_threads_is_as_before() -> None:
@@ -164,14 +173,20 @@ def test_rows_of_the_embedding_are_brought_up_to_date_once_before_threads_read_t
 
 
 @given(st.lists(st.integers(0, 60), max_size=30), st.integers(1, 4))
-def test_each_tensor_is_in_one_list_and_no_list_is_much_longer_than_the_others(sizes: list[int], threads: int) -> None:
-    torch.set_num_threads(threads)
+def test_each_tensor_is_in_one_list_and_no_list_is_much_longer_than_the_others(sizes: list[int], number: int) -> None:
+    torch.set_num_threads(number)
     lists = by_lists(list, [torch.empty(size) for size in sizes])
     assert sorted(place for places in lists for place in places) == list(range(len(sizes)))
     sums = [sum(sizes[place] for place in places) for places in lists]
     assert max(sums) - min(sums) <= max(sizes, default=0)
     assert all(lists) or len(lists) == 1
     torch.set_num_threads(2)
+
+
+def test_small_tensors_are_not_worth_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("staytuned.modelling.threads.FEW", 100)
+    assert by_lists(list, [torch.empty(size) for size in (49, 50)]) == [[0, 1]]
+    assert len(by_lists(list, [torch.empty(size) for size in (50, 50)])) == 2
 
 
 def test_apart_operations_take_one_thread_and_parts_as_many_as_before() -> None:

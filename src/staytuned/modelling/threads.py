@@ -14,6 +14,8 @@ from typing import TypeVar
 
 import torch
 
+FEW = 2**18  # numbers, which one thread reads in some 0.1 ms
+
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
@@ -54,16 +56,16 @@ def in_threads(work: Callable[[Part], Result], parts: Iterable[Part]) -> Iterato
 def by_lists(work: Callable[[list[int]], Result], tensors: Sequence[torch.Tensor]) -> list[Result]:
     """What ``work`` makes of the places of tensors: in a list for each thread, of about as many numbers each.
 
-    In one list where threads cannot work on them.
+    In one list where threads cannot work on them, or would take longer to begin than to work.
     """
-    if not are_in_memory(tensors):
+    if not are_in_memory(tensors) or sum(tensor.numel() for tensor in tensors) < FEW:
         return [work(list(range(len(tensors))))]
     lists, sizes = [list[int]() for _ in range(count())], [0] * count()
     for place in sorted(range(len(tensors)), key=lambda place: -tensors[place].numel()):
         least = sizes.index(min(sizes))
         lists[least].append(place)
         sizes[least] += tensors[place].numel()
-    return list(in_threads(work, [places for places in lists if places] or lists[:1]))
+    return list(in_threads(work, [places for places in lists if places]))
 
 
 def are_in_memory(tensors: Iterable[torch.Tensor]) -> bool:
