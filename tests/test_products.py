@@ -116,7 +116,7 @@ def together(times: tuple[int, ...], net: Net | None = None, slow: int | None = 
             return torch.autograd.grad(loss, learning, allow_unused=True)
 
     with ThreadPoolExecutor(len(times)) as pool:
-        for slopes in pool.map(learn, range(len(times))):  # what was not gathered
+        for slopes in list(pool.map(learn, range(len(times)))):  # what was not gathered, once all are through
             for weight, slope in zip(learning, slopes, strict=True):
                 if slope is not None:
                     weight.grad = slope if weight.grad is None else weight.grad + slope

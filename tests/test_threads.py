@@ -186,7 +186,7 @@ def test_each_tensor_is_in_one_list_and_no_list_is_much_longer_than_the_others(s
 def test_small_tensors_are_not_worth_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("staytuned.modelling.threads.FEW", 100)
     assert by_lists(list, [torch.empty(size) for size in (49, 50)]) == [[0, 1]]
-    assert len(by_lists(list, [torch.empty(size) for size in (50, 50)])) == 2
+    assert len(by_lists(list, [torch.empty(size) for size in (50, 51)])) == 2
 
 
 def test_apart_operations_take_one_thread_and_parts_as_many_as_before() -> None:

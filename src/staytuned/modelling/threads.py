@@ -58,7 +58,7 @@ def by_lists(work: Callable[[list[int]], Result], tensors: Sequence[torch.Tensor
 
     In one list where threads cannot work on them, or would take longer to begin than to work.
     """
-    if not are_in_memory(tensors) or sum(tensor.numel() for tensor in tensors) < FEW:
+    if not are_in_memory(tensors) or sum(tensor.numel() for tensor in tensors) <= FEW:
         return [work(list(range(len(tensors))))]
     lists, sizes = [list[int]() for _ in range(count())], [0] * count()
     for place in sorted(range(len(tensors)), key=lambda place: -tensors[place].numel()):
