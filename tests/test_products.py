@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from staytuned.modelling import products
+from staytuned.modelling.heads import with_quick_layers
 from staytuned.modelling.products import Gathered, Linear
 
 SIZES = st.integers(1, 40)
@@ -69,6 +70,14 @@ def test_the_same_inputs_give_the_same_bits() -> None:
 def test_onednn_is_taken_where_it_is_quicker(tmp_path: Path, vendor: str, quicker: bool) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
     assert products.are_quicker(tmp_path / "cpuinfo") is quicker
+
+
+@pytest.mark.parametrize("quicker", [True, False])
+def test_a_whole_batch_takes_the_backward_pass_that_is_quicker(monkeypatch: pytest.MonkeyPatch, quicker: bool) -> None:
+    monkeypatch.setattr(products, "are_quicker", lambda: quicker)
+    (layer,) = with_quick_layers(torch.nn.Sequential(torch.nn.Linear(6, 4)))
+    said = layer(torch.randn(3, 6))
+    assert ("_Product" in said.grad_fn.name()) is quicker
 
 
 @pytest.fixture(params=[True, False], ids=["oneDNN", "MKL"])
