@@ -191,4 +191,4 @@ def report(found: dict[str, Seconds]) -> None:
 
 if __name__ == "__main__":
     given = [int(argument) for argument in sys.argv[1:]]
-    sys.exit(not main(*(given + [40_000, 40][len(given) :])))
+    sys.exit(not main(*(given + [20_000, 20][len(given) :])))

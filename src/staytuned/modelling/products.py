@@ -86,7 +86,7 @@ class Gathered:
             _add_up(ready)
 
     def leave(self, number: int, piece: Piece) -> None:
-        """Leave what a part has to add; the first to come to a layer adds up what others left at an earlier one."""
+        """Leave what a part has to add; who is not the last to come to a layer adds up what was left at another."""
         with self._turn:
             found = self._left[piece.weight]
             found[number] = piece
