@@ -35,7 +35,7 @@ from staytuned.modelling.heads import backbone
 from staytuned.models import find_base
 from staytuned.params import Params
 from staytuned.stages import encode, split, validate
-from staytuned.start import init
+from staytuned.start import init, make
 from staytuned.tasks import Side
 from staytuned.training.loop import fit
 from staytuned.training.top_only import _ask, _texts, top_only
@@ -62,7 +62,7 @@ def main(data: Path | None, rows: int, rounds: int) -> bool:
 
 def encoded(folder: Path, data: Path | None, rows: int, **changes: Any) -> Workspace:
     """A workspace with encoded rows, under the params of this benchmark and others."""
-    workspace = init(folder / "workspace")
+    workspace = init(folder / "workspace") if data else make(folder / "workspace")
     path = example.fetch("product", folder)
     if data:
         with gzip.open(data / "arxiv/titles.csv.gz") as handle:

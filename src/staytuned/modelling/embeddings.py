@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.heads import backbone, mask_of, mean_of_tokens, padded
 from staytuned.modelling.kept import name_of, said_of_texts
-from staytuned.modelling.threads import in_threads
+from staytuned.modelling.steady import read_steadily
 from staytuned.models import fingerprint
 from staytuned.pieces import made_by
 from staytuned.progress import track
@@ -59,8 +59,7 @@ def embeddings(encoder: torch.nn.Module, examples: Examples) -> numpy.ndarray:
 def kept_embeddings(base: Path, parts: Sequence[Examples], pieces: Path | None) -> list[numpy.ndarray]:
     """The same by a base model for each part, made once for each distinct text, shape (examples, hidden).
 
-    Each text goes through the model alone: beside others its last digits would depend on what was kept already. That
-    takes a third more time, once.
+    No digit of one depends on the others, so none does on what was kept already (``read_steadily``).
 
     Args:
         base: Folder of the base model.
@@ -71,24 +70,18 @@ def kept_embeddings(base: Path, parts: Sequence[Examples], pieces: Path | None) 
     names = [[name_of(ids) for ids in part] for part in rows]
     texts = dict(zip(chain(*names), chain(*rows), strict=True))
     key = f"{fingerprint(base)} {made_by('modelling')}"
-    vectors = said_of_texts(pieces, key, texts, partial(_each_alone, base))
+    vectors = said_of_texts(pieces, key, texts, partial(_ask, base))
     return [numpy.stack([vectors[name] for name in part]) for part in names]
 
 
-def _each_alone(base: Path, texts: list[numpy.ndarray]) -> Iterator[numpy.ndarray]:
-    return track(in_threads(partial(_alone, encoder_of(base)), texts), len(texts), "embedding")
+def _ask(base: Path, texts: list[numpy.ndarray]) -> Iterator[numpy.ndarray]:
+    def read(states: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(states.mean(dim=1), dim=1)[0]
+
+    return read_steadily(encoder_of(base), [ids[None] for ids in texts], read, "embedding")
 
 
 def encoder_of(base: Path) -> Any:
     """A base model without a head; of an encoder-decoder, its encoder."""
     model = backbone("AutoModel", base, 0.0, pretrained=True).eval()
     return model.get_encoder() if model.config.is_encoder_decoder else model
-
-
-@torch.inference_mode()
-def _alone(encoder: torch.nn.Module, ids: numpy.ndarray) -> numpy.ndarray:
-    row = torch.tensor(ids, dtype=torch.long)[None]
-    mask = torch.ones_like(row)
-    states = encoder(input_ids=row, attention_mask=mask).last_hidden_state
-    unit: numpy.ndarray = torch.nn.functional.normalize(mean_of_tokens(states, mask), dim=1)[0].numpy()
-    return unit

@@ -209,5 +209,5 @@ def padded(rows: Sequence[Sequence[int] | numpy.ndarray], filler: int = 0) -> to
 
 def mask_of(rows: Sequence[Sequence[int] | numpy.ndarray]) -> torch.Tensor:
     """1 where ``padded`` holds a number of a row, 0 where it is filled up; of the same shape."""
-    lengths = torch.tensor([len(row) for row in rows])
-    return (torch.arange(int(lengths.max())) < lengths.unsqueeze(1)).long()
+    lengths = numpy.fromiter(map(len, rows), numpy.int64, len(rows))
+    return torch.from_numpy((numpy.arange(lengths.max()) < lengths[:, None]).astype(numpy.int64))

@@ -4,15 +4,12 @@ import hashlib
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy
 import pyarrow
 import pyarrow.compute
 
 from staytuned.pieces import read_piece, write_piece
-
-T = TypeVar("T")
 
 NAME = 16  # bytes of a text's hash
 PART = 1000  # texts of a piece: so many are asked about again where the work is cut off
@@ -24,18 +21,22 @@ def name_of(text: numpy.ndarray) -> bytes:
 
 
 def said_of_texts(
-    folder: Path | None, key: str, texts: dict[bytes, T], ask: Callable[[list[T]], Iterable[numpy.ndarray]]
+    folder: Path | None,
+    key: str,
+    texts: dict[bytes, numpy.ndarray],
+    ask: Callable[[list[numpy.ndarray]], Iterable[numpy.ndarray]],
 ) -> dict[bytes, numpy.ndarray]:
     """What a model says of each text, float32 of shape (numbers,).
 
     Args:
         folder: Of these pieces alone; None: nothing is kept. Pieces of another key, and torn ones, go.
         key: What it depends on beside the text, in any words.
-        texts: By their names.
+        texts: Their numbers, by their names.
         ask: What the model says of texts, in their order; it must not depend on which of them are asked about together.
+            Those of like length are.
     """
     found = _kept(folder, key, list(texts)) if folder else {}
-    missing = [name for name in texts if name not in found]
+    missing = sorted(texts.keys() - found.keys(), key=lambda name: (-texts[name].size, name))
     if not missing:
         return found
     said = zip(missing, ask([texts[name] for name in missing]), strict=True)

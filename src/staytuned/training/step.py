@@ -16,6 +16,7 @@ from staytuned.tasks import Batch, Task
 from staytuned.training import ranks
 from staytuned.training.adamw import AdamW, sparse_embeddings
 from staytuned.training.sharded import summed
+from staytuned.training.top_only import TopOnly
 
 
 def make_optimizer(model: torch.nn.Module, params: Train) -> AdamW:
@@ -37,7 +38,8 @@ def make_optimizer(model: torch.nn.Module, params: Train) -> AdamW:
 
 def train_step(task: Task, model: torch.nn.Module, optimizer: AdamW, batch: Batch, params: Train) -> torch.Tensor:
     """Learn from a batch; returns its loss before the step."""
-    with apart() if takes_threads(task, model, params) else nullcontext():
+    is_small = isinstance(model, TopOnly)  # too small for threads to share
+    with apart() if is_small or takes_threads(task, model, params) else nullcontext():
         return _train_step(task, model, optimizer, batch, params)
 
 
@@ -91,10 +93,11 @@ def takes_threads(task: Task, model: torch.nn.Module, params: Train) -> bool:
 
     Where the loss is a mean over rows, and all random numbers are drawn by staytuned's own dropout.
     """
-    at_once = count() > 1 and next(model.parameters()).device.type == "cpu"
-    if not at_once or not task.divisible or params.lora or params.sharded:
+    if not isinstance(model, UnpaddedModel) or first_position(model.encoder.config) is None:
         return False
-    return isinstance(model, UnpaddedModel) and first_position(model.encoder.config) is not None
+    if not task.divisible or params.lora or params.sharded:
+        return False
+    return count() > 1 and next(model.parameters()).device.type == "cpu"
 
 
 def _backward_in_threads(task: Task, model: torch.nn.Module, batch: Batch, weight: float) -> torch.Tensor:

@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy
 import torch
@@ -15,22 +14,23 @@ import torch
 from staytuned.errors import ParamsError
 from staytuned.modelling.device import name_of as device_name
 from staytuned.modelling.examples import Examples
-from staytuned.modelling.heads import PooledHead, TokenHead, mask_of, padded
+from staytuned.modelling.heads import PooledHead, TokenHead
 from staytuned.modelling.kept import name_of, said_of_texts
-from staytuned.modelling.threads import in_threads
-from staytuned.modelling.unpadded import first_position, steady_states
+from staytuned.modelling.steady import INPUTS, read_steadily
 from staytuned.pieces import made_by
-from staytuned.progress import bar
 from staytuned.surroundings import surroundings
 from staytuned.tasks import Task
 
-ROOM = 1024  # tokens that the encoder reads at once, no more and no fewer: so no text's states depend on the others
-OF_ENCODER = ("input_ids", "token_type_ids")  # what it reads, beside the mask
 Inputs = dict[str, torch.Tensor]
 
 
 class TopOnly(torch.nn.Module):
-    """The head of a model, on what its encoder said; takes what the model takes, and learns nothing but the head."""
+    """The head of a model, on what its encoder said; takes what the model takes, and learns nothing but the head.
+
+    Args:
+        model: Whose head it is.
+        said: What the head reads of each text, shape (numbers,), by the text's bytes.
+    """
 
     def __init__(self, model: TokenHead, said: dict[bytes, numpy.ndarray]) -> None:
         super().__init__()
@@ -40,13 +40,18 @@ class TopOnly(torch.nn.Module):
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
         """Logits, as the model gives them."""
-        said = [self._said[name_of(text)] for text in _texts(inputs)]
-        whole = numpy.zeros((len(said), 1 if self._is_pooled else inputs["input_ids"].shape[1], self._hidden), "<f4")
+        said = [self._said[text.tobytes()] for text in _texts(inputs)]
+        whole = numpy.stack(said) if self._is_pooled else self._padded(said, inputs["input_ids"].shape[1])
+        read = torch.from_numpy(whole).to(inputs["input_ids"].device)
+        of_head = {name: values for name, values in inputs.items() if name not in (*INPUTS, "attention_mask")}
+        return self._top(read, **of_head)
+
+    def _padded(self, said: list[numpy.ndarray], longest: int) -> numpy.ndarray:
+        """States of tokens, shape (texts, longest, hidden)."""
+        whole = numpy.zeros((len(said), longest, self._hidden), "<f4")
         for row, values in zip(whole, said, strict=True):
             row[: len(values) // self._hidden] = values.reshape(-1, self._hidden)
-        read = torch.from_numpy(whole[:, 0] if self._is_pooled else whole).to(inputs["input_ids"].device)
-        of_head = {name: values for name, values in inputs.items() if name not in (*OF_ENCODER, "attention_mask")}
-        return self._top(read, **of_head)
+        return whole
 
 
 def top_only(
@@ -76,12 +81,13 @@ def top_only(
     config = {name: value for name, value in model.encoder.config.to_dict().items() if "drop" not in name}  # it is off
     encoder = f"{_hash(model.encoder)} {config}"
     key = f"{type(model).__name__} {encoder} {torch.get_num_threads()} {device_name(device)} {surroundings()} {made}"
-    return TopOnly(model, said_of_texts(folder, key, texts, partial(_ask, model, device)))
+    said = said_of_texts(folder, key, texts, partial(_ask, model, device))
+    return TopOnly(model, {text.tobytes(): said[name] for name, text in texts.items()})
 
 
 def _texts(inputs: Inputs) -> Iterator[numpy.ndarray]:
     """What the encoder reads of each row, without padding, shape (inputs, tokens)."""
-    columns = numpy.stack([inputs[name].cpu().numpy() for name in OF_ENCODER if name in inputs], axis=1)
+    columns = numpy.stack([inputs[name].cpu().numpy() for name in INPUTS if name in inputs], axis=1)
     for row, length in zip(columns, inputs["attention_mask"].sum(dim=1).tolist(), strict=True):
         yield row[:, :length]
 
@@ -89,46 +95,12 @@ def _texts(inputs: Inputs) -> Iterator[numpy.ndarray]:
 def _ask(model: TokenHead, device: torch.device, texts: list[numpy.ndarray]) -> Iterator[numpy.ndarray]:
     """What the head reads of each text, shape (numbers,)."""
     encoder = model.encoder.to(device).eval()
-    is_packed = first_position(encoder.config) is not None and device.type == "cpu"
 
-    @torch.no_grad()
-    def read(part: tuple[list[numpy.ndarray], int]) -> list[numpy.ndarray]:
-        found = []
-        for text, states in zip(part[0], _states(encoder, *part, device), strict=False):
-            own = states[: text.shape[1]].unsqueeze(0)
-            found.append(model.read(own, torch.ones(own.shape[:2]))[0].flatten().numpy())
-        return found
+    def read(states: torch.Tensor) -> torch.Tensor:
+        return model.read(states, torch.ones(states.shape[:2])).flatten()
 
-    blocks = _blocks(texts, ROOM if is_packed else 0)
-    with bar() as display:
-        shown = display.add_task("encoder, once for each text", total=len(texts))
-        for found in in_threads(read, blocks) if is_packed else map(read, blocks):
-            yield from found
-            display.advance(shown, len(found))
+    yield from read_steadily(encoder, texts, read, "encoder, once for each text")
     encoder.cpu()
-
-
-def _states(encoder: Any, block: list[numpy.ndarray], left: int, device: torch.device) -> torch.Tensor:
-    """The states of texts, and of as many tokens besides as are ``left``; shape (texts and more, tokens, hidden)."""
-    longest = max(text.shape[1] for text in block)
-    filler = [numpy.zeros((len(block[0]), min(longest, left - at)), int) for at in range(0, left, longest)]
-    rows = [*block, *filler]
-    inputs = {name: padded([row[place] for row in rows]) for place, name in enumerate(OF_ENCODER[: len(block[0])])}
-    mask = mask_of([row[0] for row in rows])
-    return steady_states(encoder, mask.to(device), **{name: one.to(device) for name, one in inputs.items()}).cpu()
-
-
-def _blocks(texts: list[numpy.ndarray], room: int) -> Iterator[tuple[list[numpy.ndarray], int]]:
-    """Texts in turn, as many as there is room for, and how many tokens are left; without room, each alone."""
-    block, left = list[numpy.ndarray](), room
-    for text in texts:
-        if block and text.shape[1] > left:
-            yield block, left
-            block, left = [], room
-        block.append(text)
-        left -= text.shape[1]
-    if block:
-        yield block, left
 
 
 def _hash(encoder: torch.nn.Module) -> str:
