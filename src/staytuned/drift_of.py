@@ -25,7 +25,7 @@ from staytuned.files import read_json, replacing_folder, sha256, write_json
 from staytuned.params import Params
 from staytuned.pieces import Pieces, made_by
 from staytuned.registry.pin import served
-from staytuned.stages.drift import Asker, alarms, compare, empty_report, in_words, measure_sizes
+from staytuned.stages.drift import ITSELF, Asker, alarms, compare, empty_report, in_words, measure_sizes
 from staytuned.stages.drift_pages import accuracy_in_words, write_pages
 from staytuned.tasks import Task
 from staytuned.workspace import Workspace
@@ -71,7 +71,7 @@ def drift_of(workspace: Workspace, file: Path) -> dict[str, Any]:
         report["said"] = in_words(report, page, NEXT)
         with replacing_folder(target) as folder:
             write_json(folder / "drift.json", report)
-            write_pages(folder, report, looked_at)
+            write_pages(folder, report | {"said": in_words(report, ITSELF, NEXT)}, looked_at)
     _show(report, left_out, page)
     if report["alarm"]:
         alerts.send(params, "drift", f"{file.name}: {report['said']}")

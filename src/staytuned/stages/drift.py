@@ -25,6 +25,7 @@ from staytuned.tasks import Metric, Task
 from staytuned.workspace import Workspace
 
 PAGE = "reports/drift/report.html"
+ITSELF = "This page"
 NEXT = "the next training learns from the new rows, and the gate judges"
 
 
@@ -51,7 +52,7 @@ def run(workspace: Workspace, params: Params) -> None:
             rows = compare(workspace, params, asker, (reference, window, together), report)
     report["said"] = in_words(report, PAGE, NEXT)
     write_json(workspace.drift / "drift.json", report)
-    write_pages(workspace.drift, report, rows)
+    write_pages(workspace.drift, report | {"said": in_words(report, ITSELF, NEXT)}, rows)
 
 
 def empty_report(champion: int | None, metric: Metric) -> dict[str, Any]:

@@ -202,6 +202,8 @@ def _new_words(axes: "Axes", texts: pandas.Series, inside: numpy.ndarray) -> Non
     known = set().union(*itertools.compress(words, ~inside))
     counts = Counter(word for held in itertools.compress(words, inside) for word in sorted(held - known))
     names = [word for word, _ in counts.most_common(BARS)]
+    if not names:
+        axes.text(0.5, 0.5, "no word is new", ha="center", transform=axes.transAxes)
     _pairs(axes, names, [[0.0] * len(names), [counts[name] / inside.sum() for name in names]])
 
 
