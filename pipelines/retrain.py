@@ -145,3 +145,5 @@ def tell(params: Params, outcome: Release) -> None:
     elif outcome.decision.outcome == "BLOCK":
         text = "the champion, if any, stays; look at reports/evaluation/report.html, mend data or params, run again"
         alerts.send(params, "blocked", f"the gate blocked the candidate; {text}\n{reasons}")
+    elif WATCH in os.environ:  # else the table tells
+        print(f"{outcome.decision.outcome}: the champion stays; reports/decision.html says why", flush=True)

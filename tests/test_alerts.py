@@ -11,6 +11,7 @@ from receiver import Receiver
 from staytuned import alerts
 from staytuned.errors import BusyError, RegistryError
 from staytuned.params import Params
+from staytuned.processes import WATCH
 from staytuned.registry.gate import Decision, Outcome
 from staytuned.registry.release import Release
 
@@ -84,6 +85,15 @@ def test_a_promotion_and_a_blocked_gate_are_told_with_their_reasons(
     )
     assert [got["title"] for got in receiver.got] == ([f"staytuned, sentiment: {title}"] if title else [])
     assert all(got["message"].startswith(said) and "macro-F1 +0.020" in got["message"] for got in receiver.got)
+
+
+def test_a_watch_says_that_the_champion_stays(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(WATCH, "1")
+    retrain = runpy.run_path(str(OURS.parent / "pipelines" / "retrain.py"))
+    retrain["tell"](params(receiver.url), Release("key", Decision("HOLD", ["macro-F1 +0.020"]), 4, "challenger"))
+    assert "HOLD: the champion stays; reports/decision.html" in capsys.readouterr().out and receiver.got == []
 
 
 def test_a_failure_within_a_failure_is_told_once(receiver: Receiver) -> None:

@@ -50,6 +50,8 @@ def bar() -> Progress:
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Yield ``items`` behind a bar that is named ``what`` and ends at ``total``."""
+    if not total:
+        return
     with bar() as display:
         yield from display.track(items, total=total, description=what)
 

@@ -90,7 +90,7 @@ def _said_of_drift(answer: Answer) -> str:
     does = "a new model is trained and judged" if answer.retrain else "the champion stays"
     fired = f"Fired: {'; '.join(answer.reasons)}. " if answer.reasons else ""
     waits = f"Not fired: {'; '.join(answer.waiting)}. " if answer.waiting else ""
-    return f"new rows have drifted from those of the champion; {does}. {fired}{waits}See reports/drift"
+    return f"new rows have drifted from those of the champion; {does}. {fired}{waits}See reports/drift/report.html"
 
 
 def _trainings(entries: list[Entry]) -> list[Entry]:

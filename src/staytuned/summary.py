@@ -8,6 +8,7 @@ from rich.table import Table
 
 from staytuned.files import read_json
 from staytuned.params import Params
+from staytuned.registry.alias import CHAMPION
 from staytuned.registry.release import Release
 from staytuned.workspace import Workspace
 
@@ -31,7 +32,7 @@ def summary(workspace: Workspace, params: Params, release: Release) -> None:
         "base": "before fine-tuning",
         "candidate": "candidate",
         "champion": "champion",
-        "best": "best ever",
+        "best": "best before",
     }
     for name, title in titles.items():
         if name in models:
@@ -39,6 +40,8 @@ def summary(workspace: Workspace, params: Params, release: Release) -> None:
     table.add_row("gate", "\n".join([release.decision.outcome, *release.decision.reasons]))
     if release.version:
         alias = f"alias {release.alias}" if release.alias else "no longer champion: see `staytuned history`"
+        if release.alias == CHAMPION and not release.moved:
+            alias += ", as before"
         table.add_row("registered", f"{params.registry.model} version {release.version}, {alias}")
     ui = "make ui" if (workspace.root / "Makefile").exists() else "staytuned ui"
     where = [

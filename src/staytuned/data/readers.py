@@ -144,7 +144,7 @@ class Reader:
             for number, values in enumerate((values for batch in batches for values in batch.to_pylist()), 1):
                 yield number, values, None
         except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(f"{self.path} is no whole Parquet file: {error}") from None
+            raise DataError(f"{self.path} is no whole Parquet file: {error}; write it anew") from None
 
     def _decode(self, lines: Iterable[bytes], bad: list[int]) -> Iterator[str]:
         """Lines as text; the numbers of those that no encoding fits go to ``bad``."""

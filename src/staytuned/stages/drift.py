@@ -26,7 +26,7 @@ from staytuned.workspace import Workspace
 
 PAGE = "reports/drift/report.html"
 ITSELF = "This page"
-NEXT = "the next training learns from the new rows, and the gate judges"
+NEXT = "a training learns from the new rows, and the gate judges"
 
 
 class Asker(NamedTuple):

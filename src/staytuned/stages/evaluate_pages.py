@@ -82,7 +82,7 @@ def write_pages(workspace: Workspace, report: dict[str, Any]) -> None:
         "base": f"before: {report['before']}",
         "candidate": "candidate, fine-tuned",
         "champion": "champion",
-        "best": "best version ever",
+        "best": "best version before this run",
     }
     template = jinja2.Environment(autoescape=True).from_string(PAGE)
     page = template.render(**report, per_class=per_class, columns=columns, pictures=pictures, titles=titles)
