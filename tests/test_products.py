@@ -72,18 +72,18 @@ def test_onednn_is_taken_where_it_is_quicker(tmp_path: Path, vendor: str, quicke
     assert products.are_quicker(tmp_path / "cpuinfo") is quicker
 
 
-@pytest.mark.parametrize("quicker", [True, False])
-def test_a_whole_batch_takes_the_backward_pass_that_is_quicker(monkeypatch: pytest.MonkeyPatch, quicker: bool) -> None:
+@pytest.fixture(params=[True, False], ids=["oneDNN", "MKL"])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """On a processor of either make: whether oneDNN is quicker."""
+    quicker: bool = request.param
     monkeypatch.setattr(products, "are_quicker", lambda: quicker)
+    return quicker
+
+
+def test_a_whole_batch_takes_the_backward_pass_that_is_quicker(either: bool) -> None:
     (layer,) = with_quick_layers(torch.nn.Sequential(torch.nn.Linear(6, 4)))
     said = layer(torch.randn(3, 6))
-    assert ("_Product" in said.grad_fn.name()) is quicker
-
-
-@pytest.fixture(params=[True, False], ids=["oneDNN", "MKL"])
-def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a processor of either make."""
-    monkeypatch.setattr(products, "are_quicker", lambda: request.param)
+    assert ("_Product" in said.grad_fn.name()) is either
 
 
 class Net(torch.nn.Module):
