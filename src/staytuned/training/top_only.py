@@ -3,13 +3,13 @@
 So further epochs, other searches and the next retraining pay only for texts that are new.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy
 import torch
+import xxhash
 
 from staytuned.errors import ParamsError
 from staytuned.modelling.device import name_of as device_name
@@ -41,7 +41,8 @@ class TopOnly(torch.nn.Module):
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
         """Logits, as the model gives them."""
         said = [self._said[text.tobytes()] for text in _texts(inputs)]
-        whole = numpy.stack(said) if self._is_pooled else self._padded(said, inputs["input_ids"].shape[1])
+        longest = inputs["input_ids"].shape[1]
+        whole = numpy.concatenate(said).reshape(len(said), -1) if self._is_pooled else self._padded(said, longest)
         read = torch.from_numpy(whole).to(inputs["input_ids"].device)
         of_head = {name: values for name, values in inputs.items() if name not in (*INPUTS, "attention_mask")}
         return self._top(read, **of_head)
@@ -80,7 +81,7 @@ def top_only(
     made = made_by("modelling", "training/top_only.py")
     config = {name: value for name, value in model.encoder.config.to_dict().items() if "drop" not in name}  # it is off
     encoder = f"{_hash(model.encoder)} {config}"
-    key = f"{type(model).__name__} {encoder} {torch.get_num_threads()} {device_name(device)} {surroundings()} {made}"
+    key = f"{type(model).__name__} {encoder} {device_name(device)} {surroundings()} {made}"
     said = said_of_texts(folder, key, texts, partial(_ask, model, device))
     return TopOnly(model, {text.tobytes(): said[name] for name, text in texts.items()})
 
@@ -104,7 +105,7 @@ def _ask(model: TokenHead, device: torch.device, texts: list[numpy.ndarray]) -> 
 
 
 def _hash(encoder: torch.nn.Module) -> str:
-    found = hashlib.sha256()
+    found = xxhash.xxh3_128()
     for name, weight in encoder.state_dict().items():
         found.update(name.encode())
         found.update(weight.numpy())
