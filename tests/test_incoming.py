@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tiny import make_rows, make_workspace, set_params, write_csv
 
+from staytuned import pipeline, road
 from staytuned.data import batches
 from staytuned.incoming import Incoming
 from staytuned.params import Params
@@ -118,6 +119,38 @@ def test_a_file_that_may_not_be_read_keeps_nobody_out(incoming: Incoming, monkey
     write_csv(incoming.folder / "b.csv", make_rows(40, seed=1))
     assert take(incoming) == 1
     assert lying(incoming.folder) == ["done/b.csv", "refused/a.csv", "refused/a.csv.txt"]
+
+
+def test_a_file_that_is_written_again_while_it_is_read_stays_for_the_next_look(
+    incoming: Incoming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest, file = road.ingest, incoming.folder / "rows.csv"
+    write_csv(file, make_rows(40))
+
+    def and_meanwhile(workspace: Workspace, path: Path) -> Any:
+        found = ingest(workspace, path)
+        write_csv(file, make_rows(50, seed=1))
+        return found
+
+    monkeypatch.setattr(road, "ingest", and_meanwhile)
+    assert take(incoming) == 0
+    monkeypatch.undo()
+    assert lying(incoming.folder) == ["rows.csv"]
+    assert take(incoming) == 1
+    assert [batch.rows for batch in batches.manifest(incoming.workspace)] == [40, 50]
+    assert lying(incoming.folder) == ["done/rows.csv"]
+
+
+def test_a_name_that_is_no_utf_8_keeps_nobody_out(incoming: Incoming, capsys: pytest.CaptureFixture[str]) -> None:
+    good, empty = (incoming.folder / os.fsdecode(name) for name in (b"caf\xe9.csv", b"leer\xe9.csv"))
+    write_csv(incoming.folder / "a.csv", make_rows(40)).rename(good)
+    empty.touch()
+    write_csv(incoming.folder / "b.csv", make_rows(40, seed=1))
+    assert take(incoming) == 2
+    assert {batch.file for batch in batches.manifest(incoming.workspace)} == {"caf\\udce9.csv", "b.csv"}
+    assert "leer\\udce9.csv is empty" in (incoming.folder / "refused" / f"{empty.name}.txt").read_text()
+    assert "leer\\udce9.csv was not ingested" in capsys.readouterr().err
+    pipeline.run_stage(incoming.workspace, "validate")
 
 
 def test_a_folder_that_was_removed_is_there_again(incoming: Incoming) -> None:

@@ -75,6 +75,11 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
+def printable(text: str) -> str:
+    """Text that UTF-8 can hold: a name of a file on Linux may be other bytes, which are shown as ``\\udcXX``."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, whole or not at all."""
     with replacing(path) as temporary:

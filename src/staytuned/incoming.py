@@ -5,7 +5,7 @@ from pathlib import Path
 
 from staytuned import alerts, road
 from staytuned.errors import BusyError, DataError, StaytunedError, from_os_error
-from staytuned.files import write_text
+from staytuned.files import printable, write_text
 from staytuned.params import Params
 from staytuned.workspace import Workspace
 
@@ -56,7 +56,8 @@ class Incoming:
         return taken
 
     def _take(self, path: Path) -> bool:
-        """Ingest a file and move it away; False if it is refused."""
+        """Ingest a file and move it away; False if it is refused, or stays since it was written again meanwhile."""
+        before = _state(path)
         try:
             road.ingest(self.workspace, path)
         except DataError as error:
@@ -69,17 +70,19 @@ class Incoming:
             raise
         except Exception as error:  # one bad file must not keep the others out
             return self._refuse(path, repr(error))
+        if _state(path) != before:  # nobody has read what it holds now
+            return False
         path.rename(_place(path, self.folder / "done"))
         return True
 
     def _refuse(self, path: Path, reason: str) -> bool:
         there = _place(path, self.folder / "refused")
-        write_text(there.with_name(f"{there.name}.txt"), f"{reason}\n")
+        write_text(there.with_name(f"{there.name}.txt"), printable(f"{reason}\n"))
         path.rename(there)
         text = (
             f"{path.name} was not ingested: {reason}\nIt lies in {there}; mend it and put it into {self.folder} again"
         )
-        alerts.send(self.params, "refused file", text)
+        alerts.send(self.params, "refused file", printable(text))
         return False
 
     def _tell(self, error: StaytunedError) -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet
 
 from staytuned.data.readers import CORE, NO_SOURCE, OWN, Reader, Row
 from staytuned.errors import DataError, MissingError
-from staytuned.files import PARQUET, replacing, write_text
+from staytuned.files import PARQUET, printable, replacing, write_text
 from staytuned.sections import Columns
 from staytuned.workspace import Workspace
 
@@ -67,7 +67,7 @@ def add(workspace: Workspace, reader: Reader, readmits: bool = False) -> tuple[B
     entry = Batch(
         batch=digest.hexdigest(),
         rows=rows,
-        file=reader.path.name,
+        file=printable(reader.path.name),
         arrived=datetime.now(UTC).isoformat(timespec="seconds"),
         decoded=dict(reader.decoded),
         problems=problems,
