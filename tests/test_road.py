@@ -277,12 +277,32 @@ def test_lineage_holds_what_it_takes_to_build_the_version_again(road: Workspace)
     record = collect(road, Params.read(road.params), folder)
     assert record["commit"] and record["dirty"] and record["seed"] == 7 and len(record["base"]["sha256"]) == 64
     patch = (folder / "dirty.patch").read_text()
-    assert "margin: 0.4" in patch and "note.txt" in patch
+    assert "note.txt" in patch and "params.yaml" not in patch
     assert run(road, "git", "diff", "--cached", "--stat") == ""  # the user's index was not touched
     names = {path.name for path in folder.iterdir()}
     assert {"dvc.lock", "params.yaml", "manifest.jsonl", "batches.dvc", "champion.dvc", "packages.txt"} <= names
     assert not any("token-of-mine" in path.read_text() for path in folder.iterdir())
     assert "margin: 0.4" in (folder / "params.yaml").read_text()
+
+
+def test_no_setting_of_git_lets_an_address_into_the_lineage(road: Workspace, tmp_path: Path) -> None:
+    """A workspace in a subfolder whose name has a blank, for a user who has coloured or other diffs."""
+    from staytuned.registry.lineage import git_state
+
+    place, patch = tmp_path / "my own" / "workspace", tmp_path / "patch"
+    place.mkdir(parents=True)
+    shutil.copy(road.params, place)
+    in_git(Workspace(tmp_path / "my own"))
+    for name, value in {"color.ui": "always", "diff.noprefix": "true", "diff.external": "cat"}.items():
+        run(Workspace(place), "git", "config", name, value)
+    set_params(Workspace(place), alerts__urls=["json://token-of-mine"])
+    commit, dirty = git_state(place, patch)
+    assert (bool(commit), dirty, patch.read_text()) == (True, True, "")
+    (place / "note.txt").write_text("a file that git does not know yet\n")
+    assert git_state(place, patch) == (commit, True)
+    assert patch.read_text().startswith("diff --git a/workspace/note.txt b/workspace/note.txt\n")
+    run(Workspace(place), "git", "stash", "--include-untracked", "--quiet")
+    assert git_state(place, patch) == (commit, False)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -17,8 +16,7 @@ from staytuned.surroundings import surroundings
 from staytuned.workspace import Workspace
 
 PACKAGES = "packages.txt"
-PARAMS_PART = re.compile(rb"^diff --git \S*params\.yaml .*?(?=^diff --git |\Z)", re.MULTILINE | re.DOTALL)  # of a patch
-ADDRESS = re.compile(rb"[a-z][a-z0-9+.-]*://\S+")
+BUT_PARAMS = (".", ":(exclude,glob)**/params.yaml")  # to git: they may hold secrets, and are copied without
 
 
 def installed() -> list[str]:
@@ -40,12 +38,11 @@ def collect(workspace: Workspace, params: Params, folder: Path) -> dict[str, Any
         if path.exists():
             shutil.copy(path, folder)
     (folder / PACKAGES).write_text("\n".join(installed()) + "\n")
-    commit, patch = git_state(workspace.root)
-    (folder / "dirty.patch").write_bytes(PARAMS_PART.sub(lambda part: ADDRESS.sub(b"(an address)", part[0]), patch))
+    commit, dirty = git_state(workspace.root, folder / "dirty.patch")
     candidate = read_json(workspace.candidate / "staytuned.json")
     record = {
         "commit": commit,
-        "dirty": bool(patch),
+        "dirty": dirty,
         "seed": params.train.seed,
         "threads": params.train.threads,
         "base": candidate["base"],
@@ -78,18 +75,20 @@ def tolerances(report: dict[str, Any], margin: float) -> dict[str, float]:
     return {first: margin} | {name: (intervals[name][1] - intervals[name][0]) / 2 for name in others}
 
 
-def git_state(root: Path) -> tuple[str | None, bytes]:
-    """The commit, and a patch with all that differs from it, new files included; (None, empty) outside git.
+def git_state(root: Path, patch: Path) -> tuple[str | None, bool]:
+    """The commit, and whether anything differs from it, new files included; (None, False) outside git.
 
-    The patch is made in an index of its own: the user's is not touched.
+    All that differs is written to ``patch``, but for params. It is found by way of an index of its own: the user's is
+    not touched.
     """
+    patch.touch()
 
     def git(*words: str, index: str | None = None) -> subprocess.CompletedProcess[bytes]:
         environment = os.environ | ({"GIT_INDEX_FILE": index} if index else {})
         return subprocess.run(["git", *words], cwd=root, capture_output=True, env=environment)
 
     if shutil.which("git") is None or git("rev-parse", "--git-dir").returncode:
-        return None, b""
+        return None, False
     head = git("rev-parse", "--verify", "--quiet", "HEAD")
     commit = head.stdout.decode().strip() or None
     with tempfile.TemporaryDirectory() as scratch:
@@ -97,4 +96,6 @@ def git_state(root: Path) -> tuple[str | None, bytes]:
         against = commit or git("hash-object", "-t", "tree", "/dev/null").stdout.decode().strip()
         git("read-tree", against, index=index)
         git("add", "--all", ".", index=index)
-        return commit, git("diff", "--cached", "--binary", against, index=index).stdout
+        differs = ["diff-index", "--cached", "--no-ext-diff"]  # unlike `diff`, whatever the user's settings are
+        patch.write_bytes(git(*differs, "--patch", "--binary", against, "--", *BUT_PARAMS, index=index).stdout)
+        return commit, bool(git(*differs, "--quiet", against, index=index).returncode)
