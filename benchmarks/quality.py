@@ -8,6 +8,7 @@ has the validation rows to train on as well: it stops by count, not by what it s
 be run side by side. A training's luck is a point, so each split is trained on with two seeds, and their mean counts.
 """
 
+import shutil
 import statistics
 import sys
 import tempfile
@@ -90,6 +91,9 @@ def measured(folder: Path, salt: int, seed: int, name: str) -> dict:
             }
         )
         space = encoded(folder, salt, params)
+        shutil.rmtree(
+            space.checkpoints, ignore_errors=True
+        )  # a training that was cut off begins anew, as its clock does
         names = (TRAIN, VALIDATION, TEST)
         sides = {side: Side(rows_of(space, side), Examples.read(space.encoded / f"{side}.arrow")) for side in names}
         start = time.perf_counter()

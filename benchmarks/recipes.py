@@ -120,6 +120,7 @@ def theirs(space: Workspace, params: Params, task: Task) -> torch.nn.Module:
         remove_unused_columns=False,
     )
     examples = Examples.read(space.encoded / f"{TRAIN}.arrow")
+    task.look_at(examples)
     model = with_quick_layers(their_model(task, base_of(space, params)))
     if isinstance(model, Theirs):
         model.check(**task.batch(examples, list(range(8)), None).inputs)

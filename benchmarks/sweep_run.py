@@ -81,6 +81,7 @@ class Rows:
         self.params = Params.read(space.params)
         self.task, self.base = tasks.load(self.params), find_base(self.params.model.base, [])
         sides = {side: Examples.read(space.encoded / f"{side}.arrow") for side in (TRAIN, VALIDATION)}
+        self.task.look_at(sides[TRAIN])  # both sides learn by the same loss
         self.train, self.validation = sides[TRAIN], Side(rows_of(space, VALIDATION), sides[VALIDATION])
 
     def _model(self, threads: int, seed: int) -> torch.nn.Module:

@@ -113,5 +113,7 @@ def test_only_a_table_that_no_other_layer_reads_has_sparse_gradients() -> None:
     alone, tied = BertModel(BertConfig(**shape)), BertForMaskedLM(BertConfig(**shape))
     assert sparse_embeddings(alone) == [alone.get_input_embeddings()]
     assert sparse_embeddings(tied) == []
+    both = torch.nn.ModuleList([alone, BertModel(BertConfig(**shape))])
+    assert sparse_embeddings(both) == [alone.get_input_embeddings()]
     alone.requires_grad_(False)
     assert sparse_embeddings(alone) == []

@@ -77,6 +77,7 @@ def test_a_typo_keeps_all_letters(text: str, seed: int) -> None:
             "[{name: a, share: 1.0, label: angry, texts: [x]}]",
             "the label 'angry' is none of the task's; known: negative",
         ),
+        ("[{name: a, share: 1.0, change: case}, {name: a, share: 0.5, change: typo}]", "repeats ['a']; name each once"),
         ("[{", "is not valid YAML"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import BAD, GOOD, THINGS, make_rows, set_params
+from tiny import BAD, GOOD, THINGS, make_rows, predict_file, set_params
 from tiny_generators import CHATML, make_decoder, travel
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -359,6 +359,12 @@ def test_from_rows_to_a_model_that_replies(tmp_path: Path) -> None:
     assert report["before"] == "the base model as it is"
     assert candidate["perplexity"] < 1.2 < 10 < base["perplexity"]
     assert candidate["exact_match"] > 0.9 > base["exact_match"] == 0
+    waits = json.dumps(json.loads(chat("my lamp number 7", "yes", "is lovely", "buy it again"))[:-1])
+    broken = json.dumps([{"role": "pilot", "content": "my lamp"}])
+    rows = [{"messages": text} for text in (waits, "my lamp is lovely", broken, "")]
+    waiting, plain, strange, blank = predict_file(workspace, rows, tmp_path)
+    assert waiting["reply"] == "buy it again" and plain["reply"]
+    assert "the role of a turn is none of" in strange["problem"] and blank["problem"] == "no text"
     predictor = Predictor(workspace.candidate)
     texts = [chat("my lamp number 7", "yes", f"is {word}") for word in ("lovely", "noisy")]
     said = predictor.predict(frame_of(texts))

@@ -37,13 +37,13 @@ def report(**differences: tuple[float, float]) -> Report:
             {"name": "calibration_error", "title": "calibration error", "higher_is_better": False},
         ],
         "before": "frozen embeddings",
-        "test": {"rows": 200},
+        "test": {"rows": 200, "groups": 200},
         "models": {
             "candidate": {"metrics": {"accuracy": 0.8, "macro_f1": 0.75, "calibration_error": 0.05}, "slices": {}},
             "base": {"metrics": {"accuracy": 0.7, "macro_f1": 0.6, "calibration_error": 0.05}},
         },
         "comparisons": {},
-        "sources": {"shop": {"rows": 50}},
+        "sources": {"shop": {"rows": 50, "groups": 50}},
         "behaviour": {},
     }
     versions = {"champion": 6 if "best" in differences else 4, "best": 4}
@@ -166,8 +166,10 @@ NEEDED = [
     "comparisons.best",
     "test",
     "test.rows",
+    "test.groups",
     "sources",
     "sources.shop.rows",
+    "sources.shop.groups",
     "sources.shop.champion",
     "sources.shop.best.interval",
     "behaviour",
@@ -217,6 +219,23 @@ def test_too_few_test_rows_are_missing_evidence() -> None:
         "gate.min_test_rows"
     )
     assert decision == Decision("BLOCK", [said])
+
+
+def test_test_rows_of_a_few_groups_are_missing_evidence() -> None:
+    """The bootstrap draws groups: of one of them each draw is the same, and the interval has no width."""
+    narrow = with_value(report(champion=(0.001, 0.001)), "test.groups", 4)
+    (said,) = decide(narrow, SECOND, POLICY).reasons
+    assert "the 200 test rows are of 4 groups, and it takes 5" in said and "missing evidence" in said
+    assert decide(with_value(narrow, "test.groups", 5), SECOND, POLICY).outcome == "PROMOTE"
+
+
+def test_a_source_of_a_few_groups_is_not_asked() -> None:
+    lost = with_value(
+        report(champion=(0.001, 0.01)), "sources.shop.champion", {"difference": -0.5, "interval": [-0.5, -0.5]}
+    )
+    assert decide(lost, SECOND, POLICY).outcome == "BLOCK"
+    decision = decide(with_value(lost, "sources.shop.groups", 4), SECOND, POLICY)
+    assert decision.outcome == "PROMOTE" and "or 5 groups, so not asked: shop (50)" in decision.reasons[-1]
 
 
 def test_too_few_test_rows_hide_no_missed_bound_and_no_loss() -> None:
@@ -316,7 +335,7 @@ def on_sources(**intervals: tuple[float, float, int]) -> Report:
     """A candidate that is better than the champion on the whole, with interval and rows of each source."""
     found = report(champion=(0.01, 0.05))
     found["sources"] = {
-        source: {"rows": rows, "champion": {"difference": (low + high) / 2, "interval": [low, high]}}
+        source: {"rows": rows, "groups": rows, "champion": {"difference": (low + high) / 2, "interval": [low, high]}}
         for source, (low, high, rows) in intervals.items()
     }
     return found
@@ -345,7 +364,7 @@ def test_what_was_learned_of_a_source_may_not_be_forgotten(evidence: Report, out
 
 def test_a_source_with_too_few_rows_to_ask_about_is_named() -> None:
     decision = decide(on_sources(shop=(-0.3, -0.1, 49), film=(0.1, 0.2, 50)), SECOND, POLICY)
-    assert "under the 50 test rows of gate.sources.min_rows, so not asked: shop (49)" in decision.reasons
+    assert "under the 50 test rows of gate.sources.min_rows, or 5 groups, so not asked: shop (49)" in decision.reasons
 
 
 def test_a_bound_holds_on_each_source_that_has_rows_enough() -> None:
@@ -396,7 +415,7 @@ def perplexity(candidate: float, base: float, interval: list[float]) -> Report:
     return {
         "metrics": [{"name": "perplexity", "title": "perplexity", "higher_is_better": False}],
         "before": "the base model",
-        "test": {"rows": 200},
+        "test": {"rows": 200, "groups": 200},
         "models": models,
         "comparisons": {"champion": {"perplexity": {"difference": sum(interval) / 2, "interval": interval}}},
         "sources": {},

@@ -122,6 +122,11 @@ def test_a_proof_whose_release_was_killed_ends_before_it_has_imported_anything()
     assert done.returncode == 0 and "threading" in done.stderr and "pandas" not in done.stderr
 
 
+def test_a_second_text_is_refused_where_the_task_is_about_one(road: Workspace) -> None:
+    done = staytuned(road, "predict", "a lovely lamp", "--pair", "an awful desk")
+    assert done.returncode == 65 and "text-classification is about one text; leave --pair out" in done.stderr
+
+
 def test_a_file_of_rows_is_labelled_row_by_row(road: Workspace) -> None:
     texts = ["a lovely lamp again", "  ", "awful desk overall"]
     for ids, name in ([{}] * 3, "row,"), ([{"id": f"n{number}"} for number in range(3)], "row,id,"):

@@ -141,6 +141,7 @@ def test_neither_what_is_read_beside_a_text_nor_threads_change_a_bit_of_its_stat
     texts.append(numpy.full((1, 300), 7))
     threads(1)
     expected = list(module._ask(model, CPU, texts))
+    assert all(said.flags.owndata for said in expected)  # none keeps what was read beside it in memory
     for count in (1, 2, 1, 2):
         threads(count)
         order = chance.sample(range(len(texts)), chance.randrange(1, len(texts)))

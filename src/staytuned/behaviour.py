@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from staytuned.errors import MissingError, ParamsError
-from staytuned.sections import Name, Section, Share
+from staytuned.sections import Name, Section, Share, distinct
 from staytuned.tasks import Task
 
 CASES = 100  # test rows that are changed, at most
@@ -59,6 +59,10 @@ def read(path: Path, task: Task) -> list[Check]:
         raise ParamsError(f"{path} has {len(lines)} error(s):\n" + "\n".join(lines)) from None
     if found and not (task.can_be_part and task.classes):
         raise ParamsError(f"{path}: checks are for tasks that give one text a label; write `[]` there")
+    try:
+        distinct([check.name for check in found])  # of two with one name, one would not be asked
+    except ValueError as error:
+        raise ParamsError(f"{path}: {error}") from None
     strange = sorted({check.label for check in found if check.label} - set(task.classes))
     if strange:
         raise ParamsError(f"{path}: the label {strange[0]!r} is none of the task's; known: {', '.join(task.classes)}")

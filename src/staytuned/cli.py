@@ -79,21 +79,24 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run a command; the exit status is that of staytuned.errors."""
     arguments = parser().parse_args()
+    elsewhere = arguments.command in (commands.init, commands.demo)  # which make a workspace
+    if elsewhere and arguments.workspace:
+        arguments.usage_error(
+            f"`staytuned {arguments.command.__name__} DIR` names its folder itself, without --workspace"
+        )
     if arguments.command is commands.predict and (
-        (arguments.text is None) != bool(arguments.file) or bool(arguments.file) != bool(arguments.out)
+        (arguments.text is None) != bool(arguments.file)
+        or bool(arguments.file) != bool(arguments.out)
+        or (arguments.file and arguments.pair)
     ):
-        arguments.usage_error("give a text, or --file with --out")
+        arguments.usage_error("give a text, or --file with --out; --pair goes with a text")
     from staytuned.errors import StaytunedError, from_os_error
     from staytuned.processes import collect_seldom
     from staytuned.workspace import Workspace
 
     collect_seldom()
     try:
-        workspace = (
-            Workspace(path("."))
-            if arguments.command in (commands.init, commands.demo)
-            else Workspace.find(arguments.workspace)
-        )
+        workspace = Workspace(path(".")) if elsewhere else Workspace.find(arguments.workspace)
         arguments.command(workspace, arguments)
     except StaytunedError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -103,8 +106,8 @@ def main() -> int:
         print(f"error: {known}", file=sys.stderr)
         return known.exit_status
     except KeyboardInterrupt:
-        serves = arguments.command in (commands.ui, commands.watch)
-        on = "" if serves else f"; `staytuned {arguments.command.__name__}` again goes on from here"
+        ends = arguments.command in (commands.ui, commands.watch, commands.init, commands.rebuild)
+        on = "" if ends else f"; `staytuned {arguments.command.__name__}` again goes on from here"
         print(f"stopped{on}", file=sys.stderr)
         return 130
     return 0

@@ -16,20 +16,20 @@ PARQUET: dict[str, Any] = {"compression": "zstd", "use_dictionary": False}
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it takes its place, on failure it is gone."""
+def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it takes its place, on failure it is gone.
+
+    Without ``sync`` nobody waits until it is on the disk: for what is made again where a power cut tore it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
         yield temporary
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
+        if sync:
+            _sync(temporary)
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        if sync:
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -41,12 +41,24 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        for held in [*temporary.rglob("*"), temporary]:
+            _sync(held)
         if path.exists():
             _exchange(temporary, path)
         else:
             temporary.rename(path)
+        _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the list of a folder's files, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _exchange(one: Path, other: Path) -> None:

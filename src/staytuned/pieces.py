@@ -6,7 +6,6 @@ leaves the others as they are.
 """
 
 import hashlib
-import os
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -18,7 +17,7 @@ import pyarrow
 import pyarrow.parquet
 
 from staytuned.entry_points import task_files
-from staytuned.files import sha256
+from staytuned.files import replacing, sha256
 
 DIGEST = hashlib.sha256().digest_size
 PACKAGE = Path(__file__).parent
@@ -110,19 +109,13 @@ def write_piece(path: Path, key: str, table: pyarrow.Table) -> pyarrow.Table:
 
     It is not waited for until it is on the disk: one that a power cut tears is made again.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     body = pyarrow.BufferOutputStream()
     with pyarrow.ipc.new_stream(body, table.schema, options=pyarrow.ipc.IpcWriteOptions(compression="lz4")) as writer:
         writer.write_table(table)
     content = memoryview(body.getvalue())
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as handle:
-            handle.write(_digest(key, content))
-            handle.write(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path, sync=False) as temporary, temporary.open("wb") as handle:
+        handle.write(_digest(key, content))
+        handle.write(content)
     return pyarrow.ipc.open_stream(content).read_all()
 
 

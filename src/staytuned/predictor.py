@@ -1,5 +1,6 @@
 """A trained model out of its folder: rows in, predictions out. The registered model carries this package's source."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ class Predictor:
         return self.task.predict(self.model, self.tokenizer, frame, self.examples(frame))
 
 
-def frame_of(texts: list[str], pairs: list[str | None] | None = None) -> pandas.DataFrame:
+def frame_of(texts: list[str], pairs: Sequence[str | None] | None = None) -> pandas.DataFrame:
     """Rows to predict."""
     none = [None] * len(texts)
     return pandas.DataFrame({"text": texts, "text_pair": pairs or none, "label": none}, dtype="object")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas
 import pyarrow
+import torch
 
 from staytuned.files import read_json
 from staytuned.modelling.examples import Examples
@@ -19,6 +20,7 @@ from staytuned.modelling.threads import in_threads
 from staytuned.models import fingerprint
 from staytuned.pieces import Pieces, made_by
 from staytuned.predictor import Predictor
+from staytuned.surroundings import surroundings
 from staytuned.tasks import Task
 
 CONTENT = ["text", "text_pair", "label"]
@@ -32,9 +34,8 @@ def kept_in(folder: Path, asker: str, other: str) -> Pieces:
         asker: Who asks; what it no longer asks for goes.
         other: Whose pieces are looked at as well.
     """
-    import torch
-
-    made = f"{made_by('scoring.py', 'predictor.py', 'tasks', 'modelling')} {torch.get_num_threads()}"
+    made = made_by("scoring.py", "predictor.py", "tasks", "modelling")
+    made = f"{made} {surroundings()} {torch.get_num_threads()}"
     return Pieces(folder / asker, made, folder / other)
 
 

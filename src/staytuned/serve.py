@@ -2,9 +2,10 @@
 
 import csv
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from staytuned.data.readers import Reader, Row
 from staytuned.entry_points import task_class
@@ -37,13 +38,15 @@ def predict_text(workspace: Workspace, text: str, pair: str | None = None) -> st
     """One line: the answer, how sure it is, the version that gives it.
 
     Raises:
-        DataError: the text is blank, or the task is on pairs and there is no second one.
+        DataError: the text is blank, or the task is on pairs and there is no second one, or on one text and there is.
     """
     if not text.strip():
         raise DataError("the text is blank; give one that says something")
     version, model = champion(workspace)
     if "text_pair" in model.task.columns and not pair:
         raise DataError(f"{model.task.options.name} is about two texts; give the second with --pair")
+    if pair and "text_pair" not in model.task.columns:
+        raise DataError(f"{model.task.options.name} is about one text; leave --pair out")
 
     from staytuned.predictor import frame_of
 
@@ -75,31 +78,56 @@ def predict_file(workspace: Workspace, source: Path, target: Path) -> tuple[int,
     ids = reader.columns.keep
     version, model = champion(workspace)
 
-    from staytuned.predictor import frame_of
-
     needed = [name for name in ("text", "text_pair") if name in model.task.columns]
+    lines = chain.from_iterable(_lines(model, needed, chunk) for chunk in _chunks(first, rows))
+    until_one = list(_until_answered(lines))
+    said = list(until_one[-1].answer)  # the names of what it says; nothing where it has no answer to any row
     count = unanswered = 0
     with replacing(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
         table = csv.writer(handle)
-        for chunk in _chunks(first, rows):
-            texts = [[row[name] or "" for name in needed] for row in chunk]
-            frame = frame_of([one[0] for one in texts], [one[-1] for one in texts])
-            faults = model.task.faults(frame)
-            frame.loc[[fault is not None for fault in faults], ["text", "text_pair"]] = ""
-            said = model.task.table(model.predict(frame))
-            if not count:
-                table.writerow(["row", *ids, *needed, *said, "version", "problem"])
-            answers = zip(*said.values(), strict=True)
-            for row, given, fault, values in zip(chunk, texts, faults, answers, strict=True):
-                count += 1
-                blank = [name for name, text in zip(needed, given, strict=True) if not text.strip()]
-                whole = fault is None and not blank and not row["problem"]
-                unanswered += not whole
-                shown = [f"{value:.6f}" if isinstance(value, float) else value for value in values]
-                problem = row["problem"] or fault or (f"no {blank[0]}" if blank else "")
-                answer = shown if whole else [""] * len(shown)
-                table.writerow([count, *(row[name] for name in ids), *given, *answer, version, problem])
+        table.writerow(["row", *ids, *needed, *said, "version", "problem"])
+        for count, line in enumerate(chain(until_one, lines), 1):
+            unanswered += bool(line.problem)
+            own = [line.row[name] for name in ids]
+            answer = line.answer.values() or [""] * len(said)
+            table.writerow([count, *own, *line.given.values(), *answer, version, line.problem])
     return count, unanswered
+
+
+class _Line(NamedTuple):
+    """A row of a file: what the model was given of it, and its answer or the reason why there is none."""
+
+    row: Row
+    given: dict[str, str]
+    answer: dict[str, object]
+    problem: str
+
+
+def _lines(model: "Predictor", needed: Sequence[str], chunk: list[Row]) -> Iterator[_Line]:
+    """Only rows that can be answered are asked about."""
+    from staytuned.predictor import frame_of
+
+    given = [{name: row[name] or "" for name in needed} for row in chunk]
+    pairs = [one["text_pair"] for one in given] if "text_pair" in needed else None
+    frame = frame_of([one["text"] for one in given], pairs)
+    blanks = [next((f"no {name}" for name, text in one.items() if not text.strip()), "") for one in given]
+    found = zip(chunk, model.task.unanswerable(frame), blanks, strict=True)
+    problems = [row["problem"] or fault or blank for row, fault, blank in found]
+    asked = frame[[not problem for problem in problems]].reset_index(drop=True)
+    said = model.task.table(model.predict(asked)) if len(asked) else {}
+    answers = iter(zip(*said.values(), strict=True))
+    for row, texts, problem in zip(chunk, given, problems, strict=True):
+        values = () if problem else next(answers)
+        shown = [f"{value:.6f}" if isinstance(value, float) else value for value in values]
+        yield _Line(row, texts, {} if problem else dict(zip(said, shown, strict=True)), problem)
+
+
+def _until_answered(lines: Iterator[_Line]) -> Iterator[_Line]:
+    """The first lines, up to one with an answer."""
+    for line in lines:
+        yield line
+        if line.answer:
+            return
 
 
 def _chunks(first: list[Row], rest: Iterator[Row]) -> Iterator[list[Row]]:

@@ -17,6 +17,7 @@ from staytuned.modelling.steady import read_steadily
 from staytuned.models import fingerprint
 from staytuned.pieces import made_by
 from staytuned.progress import track
+from staytuned.surroundings import surroundings
 
 
 def probabilities_before(
@@ -69,7 +70,7 @@ def kept_embeddings(base: Path, parts: Sequence[Examples], pieces: Path | None) 
     rows = [part.lists("input_ids", range(len(part))) for part in parts]
     names = [[name_of(ids) for ids in part] for part in rows]
     texts = dict(zip(chain(*names), chain(*rows), strict=True))
-    key = f"{fingerprint(base)} {made_by('modelling')}"
+    key = f"{fingerprint(base)} {surroundings()} {made_by('modelling')}"
     vectors = said_of_texts(pieces, key, texts, partial(_ask, base))
     return [numpy.stack([vectors[name] for name in part]) for part in names]
 

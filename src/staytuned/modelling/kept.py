@@ -1,13 +1,12 @@
 """What a model says of a text, kept in pieces: asked for once for each distinct text."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 from pathlib import Path
 
 import numpy
 import pyarrow
-import pyarrow.compute
 
 from staytuned.pieces import read_piece, write_piece
 
@@ -35,7 +34,7 @@ def said_of_texts(
         ask: What the model says of texts, in their order; it must not depend on which of them are asked about together.
             Those of like length are.
     """
-    found = _kept(folder, key, list(texts)) if folder else {}
+    found = _kept(folder, key, texts.keys()) if folder else {}
     missing = sorted(texts.keys() - found.keys(), key=lambda name: (-texts[name].size, name))
     if not missing:
         return found
@@ -54,18 +53,17 @@ def _keep(folder: Path, key: str, part: dict[bytes, numpy.ndarray]) -> None:
     write_piece(folder / f"{hashlib.blake2b(b''.join(part)).hexdigest()[:32]}.arrow", key, pyarrow.table(columns))
 
 
-def _kept(folder: Path, key: str, names: list[bytes]) -> dict[bytes, numpy.ndarray]:
-    """What is kept of some texts."""
+def _kept(folder: Path, key: str, wanted: Collection[bytes]) -> dict[bytes, numpy.ndarray]:
+    """What is kept of some texts, by their names."""
     found = dict[bytes, numpy.ndarray]()
-    wanted = pyarrow.array(names, pyarrow.binary(NAME))
     for piece in sorted(folder.glob("*.arrow")):
         table = read_piece(piece, key)
         if table is None:
             piece.unlink()
             continue
-        table = table.filter(pyarrow.compute.is_in(table["name"], wanted))
         lists = table["numbers"].combine_chunks()
         ends, numbers = lists.offsets.to_numpy(), lists.values.to_numpy()
         for name, start, end in zip(table["name"].to_pylist(), ends, ends[1:], strict=False):
-            found[name] = numbers[start:end]
+            if name in wanted:
+                found[name] = numbers[start:end]
     return found

@@ -43,7 +43,8 @@ def read_steadily(
     @torch.inference_mode()
     def read_block(block: Block) -> list[numpy.ndarray]:
         states = _states(encoder, *block, device)
-        return [read(own[None, : text.shape[1]]).numpy() for text, own in zip(block[0], states, strict=False)]
+        said = [read(own[None, : text.shape[1]]) for text, own in zip(block[0], states, strict=False)]
+        return [one.numpy().copy() for one in said]  # as they are they keep states of the whole block in memory
 
     blocks = list(_blocks(texts, ROOM if on_processor and first_position(encoder.config) is not None else 0))
     with bar() as display:

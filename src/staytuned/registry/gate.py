@@ -7,6 +7,7 @@ from typing import Any, Literal
 from staytuned.sections import Gate
 
 Outcome = Literal["PROMOTE", "HOLD", "BLOCK"]
+GROUPS = 5  # with test rows: intervals draw groups, and of one or two each draw is much the same, as if nothing varied
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def decide(report: dict[str, Any], standing: Standing, policy: Gate) -> Decision
         standing: From the ledger, never from the report.
         policy: The gate section of params.yaml.
     """
-    missing, few = _missing(report, standing, policy), too_few(_at(report, "test", "rows"), policy)
+    missing, few = _missing(report, standing, policy), too_few(_at(report, "test"), policy)
     if missing:
         return Decision("BLOCK", missing + few)
     missed, passes = _bounds(report, policy)
@@ -49,7 +50,7 @@ def decide(report: dict[str, Any], standing: Standing, policy: Gate) -> Decision
         whole = report["comparisons"][name][report["metrics"][0]["name"]]
         _not_inferior(report, whole, title, "gate.margin", policy.margin, 0.0, (blocks, holds, passes))
         for source, found in report["sources"].items():
-            if found["rows"] >= policy.sources.min_rows:
+            if _is_asked(found, policy):
                 key, margin = "gate.sources.margin", policy.sources.margin
                 _not_inferior(report, found[name], f"{title} on {source}", key, margin, margin, (blocks, holds, passes))
     if standing.champion is not None:
@@ -63,10 +64,16 @@ def decide(report: dict[str, Any], standing: Standing, policy: Gate) -> Decision
 
 def _not_asked(sources: dict[str, Any], policy: Gate) -> list[str]:
     """Sources with too few test rows to show what was forgotten of them, in words."""
-    few = [f"{name} ({found['rows']})" for name, found in sources.items() if found["rows"] < policy.sources.min_rows]
+    few = [f"{name} ({found['rows']})" for name, found in sources.items() if not _is_asked(found, policy)]
     if not few:
         return []
-    return [f"under the {policy.sources.min_rows} test rows of gate.sources.min_rows, so not asked: {', '.join(few)}"]
+    least = f"the {policy.sources.min_rows} test rows of gate.sources.min_rows, or {GROUPS} groups"
+    return [f"under {least}, so not asked: {', '.join(few)}"]
+
+
+def _is_asked(source: dict[str, Any], policy: Gate) -> bool:
+    """Whether a source has test rows enough to show what was forgotten of it."""
+    return bool(source["rows"] >= policy.sources.min_rows and source["groups"] >= GROUPS)
 
 
 def _not_inferior(
@@ -138,8 +145,8 @@ def _missing(report: dict[str, Any], standing: Standing, policy: Gate) -> list[s
         for path in (("sources",), ("behaviour",), ("models", "candidate", "slices"))
         if not isinstance(_at(report, *path), dict)
     ]
-    if not _numbers(_at(report, "test", "rows")):
-        found.append("no count of the test rows: missing evidence")
+    if not _numbers(_at(report, "test", "rows"), _at(report, "test", "groups")):
+        found.append("no count of the test rows, or of their groups: missing evidence")
     for name, version in _rivals(standing).items():
         difference = _at(report, "comparisons", name, *metrics[:1])
         interval = _at(difference, "interval")
@@ -160,22 +167,29 @@ def _missing_of_sources(sources: Any, name: str, policy: Gate) -> list[str]:
     return [
         f"no difference to the {name} on {source}: missing evidence"
         for source, found in (sources or {}).items()
-        if not _numbers(_at(found, "rows"))
+        if not _numbers(_at(found, "rows"), _at(found, "groups"))
         or (
-            found["rows"] >= policy.sources.min_rows
+            _is_asked(found, policy)
             and not _numbers(_at(found, name, "difference"), *(_at(found, name, "interval") or [None]))
         )
     ]
 
 
-def too_few(rows: Any, policy: Gate) -> list[str]:
-    """Whether there are fewer test rows than the policy asks for, in words."""
-    if not _numbers(rows) or rows >= policy.min_test_rows:
-        return []
-    return [
-        f"{rows} test rows, under gate.min_test_rows {policy.min_test_rows}: missing evidence; ingest more rows, raise "
-        "split.test, or lower gate.min_test_rows"
-    ]
+def too_few(test: Any, policy: Gate) -> list[str]:
+    """Whether there are fewer test rows than the policy asks for, or fewer groups of them than it takes, in words."""
+    rows, groups = _at(test, "rows"), _at(test, "groups")
+    found = list[str]()
+    if _numbers(rows) and rows < policy.min_test_rows:
+        found.append(
+            f"{rows} test rows, under gate.min_test_rows {policy.min_test_rows}: missing evidence; ingest more rows, "
+            "raise split.test, or lower gate.min_test_rows"
+        )
+    if _numbers(groups) and groups < GROUPS:
+        found.append(
+            f"the {rows} test rows are of {groups} groups, and it takes {GROUPS} to say how far figures vary: missing "
+            "evidence; ingest rows of more groups (ingest.columns.group)"
+        )
+    return found
 
 
 def _at(report: Any, *path: str) -> Any:

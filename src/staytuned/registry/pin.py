@@ -8,7 +8,7 @@ from typing import Any
 
 from staytuned import pipeline
 from staytuned.errors import MissingError, RegistryError, StaytunedError
-from staytuned.files import read_json, replacing_folder, write_json
+from staytuned.files import read_json, replacing_folder, sha256, write_json
 from staytuned.params import Params
 from staytuned.registry.alias import CHAMPION, alias_now
 from staytuned.registry.ledger import PROMOTION, Entry, Ledger
@@ -57,16 +57,31 @@ def refresh(workspace: Workspace, params: Params, arrived: bool) -> bool:
     with replacing_folder(workspace.pin) as folder:  # DVC may have linked its files to the cache: all are new
         for name, about in pin.items():
             if about and (name != "best" or about != pin["champion"]):
-                shutil.copytree(local_copy(workspace, about["version"]), folder / name)
+                shutil.copytree(local_copy(workspace, about["version"], about["weights"]), folder / name)
         write_json(folder / "start" / "start.json", pin["start"])
         write_json(folder / "pin.json", pin)
     return True
 
 
-def local_copy(workspace: Workspace, version: int) -> Path:
-    """Folder of a version's model; where a copy is at hand, neither the registry nor the params are asked."""
+def local_copy(workspace: Workspace, version: int, weights: str | None = None) -> Path:
+    """Folder of a version's model; where a copy is at hand, neither the registry nor the params are asked.
+
+    Args:
+        workspace: That has it.
+        version: Its number.
+        weights: SHA-256 that a copy must have; None: it is not looked at. One of a registry that was begun anew has
+            other weights under the number, one that a power cut tore has none: it is fetched again.
+    """
     kept = workspace.version(version)
+    if weights and not has_weights(kept, weights):
+        shutil.rmtree(kept, ignore_errors=True)
     return kept if kept.exists() else Registry(workspace, Params.read(workspace.params)).model_folder(version)
+
+
+def has_weights(folder: Path, weights: str) -> bool:
+    """Whether a folder holds a model with weights of this SHA-256."""
+    file = folder / "model.safetensors"
+    return file.is_file() and sha256(file) == weights
 
 
 def disagreement(workspace: Workspace, params: Params, ledger: Ledger) -> str | None:

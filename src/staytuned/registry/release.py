@@ -19,7 +19,7 @@ from staytuned.registry.decision_page import write_page
 from staytuned.registry.forgetting import measured
 from staytuned.registry.gate import Decision, Standing, decide
 from staytuned.registry.ledger import Entry, Ledger, overtaken
-from staytuned.registry.pin import wanted, written
+from staytuned.registry.pin import has_weights, wanted, written
 from staytuned.registry.promotion import GATE, move, promotions, rolled_back, unconfirmed, witness
 from staytuned.registry.reload import Reload
 from staytuned.registry.versions import Registry
@@ -195,12 +195,11 @@ def _registered(
 def _promote(
     workspace: Workspace, registry: Registry, ledger: Ledger, entry: Entry, report: dict[str, Any], version: int
 ) -> None:
-    kept = workspace.version(version)
-    if not kept.exists():
+    kept, new = workspace.version(version), {"version": version, "weights": entry.facts["weights"]}
+    if not has_weights(kept, new["weights"]):  # the number may be another model's, of a registry that was before
         with replacing_folder(kept) as folder:
             shutil.copytree(workspace.candidate, folder, dirs_exist_ok=True)
     last = ledger.last(kinds.PROMOTION)
-    new = {"version": version, "weights": entry.facts["weights"]}
     best = _best(report, last.facts["best"] if last else None, new)
     before, why = entry.facts["champion"], entry.facts["reasons"]
     move(workspace, registry, ledger, key=entry.facts["key"], **new, best=best, before=before, cause=GATE, why=why)

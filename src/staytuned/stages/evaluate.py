@@ -167,7 +167,7 @@ def _by_source(
         for name, statistics in of_rows.items():
             values[name] = float(task.measure(statistics[here].sum(axis=0))[metric])
             draws[name] = task.measure(resampled(statistics[here], groups, drawn))[metric]
-        found[source] = {"rows": int(here.sum())} | {
+        found[source] = {"rows": int(here.sum()), "groups": len(set(groups))} | {
             name: {
                 "difference": values["candidate"] - values[name],
                 "interval": interval(draws["candidate"] - draws[name], options.confidence),

@@ -100,6 +100,10 @@ class Task(ABC):
     def faults(self, frame: pandas.DataFrame) -> list[str | None]:
         """Why each row cannot be used for this task, as ``kind: what it holds``; None where it can."""
 
+    def unanswerable(self, frame: pandas.DataFrame) -> list[str | None]:
+        """The same of rows that are to be predicted, not learned from."""
+        return self.faults(frame)
+
     @property
     def width(self) -> int:
         """Outputs of its head, of a task that ``can_be_part``."""

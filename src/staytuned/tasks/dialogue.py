@@ -1,5 +1,6 @@
 """Dialogue: the replies of an assistant, in chats of several turns."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -78,6 +79,16 @@ class Dialogue(Generative):
     def faults(self, frame: pandas.DataFrame) -> list[str | None]:
         """What is no chat: turns in JSON, each with role and content, that take turns and end with a reply."""
         return [chat.fault(text) if isinstance(text, str) and text.strip() else None for text in frame["text"]]
+
+    def unanswerable(self, frame: pandas.DataFrame) -> list[str | None]:
+        """What is no chat; one that waits for a reply is, and so is a text, as what a user says."""
+
+        def fault(text: str) -> str | None:
+            turns = chat.turns_of(text)
+            reply = [] if turns[-1]["role"] == chat.REPLY else [{"role": chat.REPLY, "content": "any"}]
+            return chat.fault(json.dumps([*turns, *reply]))
+
+        return [fault(text) if text.strip() else None for text in frame["text"]]
 
     # Examples
 

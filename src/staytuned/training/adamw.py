@@ -24,13 +24,14 @@ Group = dict[str, Any]
 def sparse_embeddings(model: torch.nn.Module) -> list[torch.nn.Embedding]:
     """The embeddings of words whose gradient is 0 but for the words of a batch; from now on they give it as such.
 
-    A table that another layer reads too, such as the output layer, has a gradient for every word.
+    A table that another layer reads too, such as the output layer, has a gradient for every word. Of two models in one
+    the first one's table alone: the rates of the steps that its rows have missed are kept by its group of weights.
     """
     readers = Counter(id(part.weight) for part in model.modules() if isinstance(getattr(part, "weight", None), Tensor))
     found: list[torch.nn.Embedding] = []
     for part in model.modules():
         words = part.get_input_embeddings() if isinstance(part, PreTrainedModel) else None
-        if not isinstance(words, torch.nn.Embedding) or words in found:
+        if not isinstance(words, torch.nn.Embedding) or found:
             continue
         if words.weight.requires_grad and readers[id(words.weight)] == 1:
             words.sparse = True

@@ -189,7 +189,7 @@ def validate(
     @torch.inference_mode()
     def ask(places: list[int]) -> tuple[float, list[numpy.ndarray]]:
         batch = task.batch(side.examples, places, None).on(device)
-        with memory_for(len(places), int(side.examples.lengths[places].max()), divisible=True):
+        with memory_for(len(places), int(side.examples.lengths[places].max()), task.divisible):
             said = model(**batch.inputs)
             return float(task.loss(said.float(), batch.targets)) * len(places), task.outputs(said, batch)
 

@@ -47,7 +47,7 @@ class Training:
         held: dict[str, Any] = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "losses": self.losses,
+            "losses": torch.stack(self.losses) if self.losses else torch.empty(0),  # one copy, however many there are
             "random": [ranks.of_all(state) for state in _random_states()],
         }
         return {name: _copied(value) for name, value in held.items()} | {
@@ -63,7 +63,7 @@ class Training:
         device = next(self.model.parameters()).device
         restore_model(self.model, state["model"])
         restore_optimizer(self.optimizer, state["optimizer"])
-        self.losses = [loss.to(device) for loss in state["losses"]]
+        self.losses = list(state["losses"].to(device).unbind())
         self.losses_before = state["losses_before"]
         self.step, self.best, self.best_at = state["step"], state["best"], state["best_at"]
         self.curve = [Point(*values) for values in state["curve"]]
