@@ -14,7 +14,7 @@ from tiny import make_rows, set_params, write_csv
 
 from staytuned import road as commands
 from staytuned import serve
-from staytuned.data import batches
+from staytuned.data import batches, example
 from staytuned.data.readers import Reader
 from staytuned.errors import BudgetError, DataError, StaytunedError
 from staytuned.files import read_json
@@ -251,3 +251,10 @@ def test_above_the_budget_nothing_is_accepted_until_the_rows_are_corrected(tmp_p
     sort_rows(workspace)
     report = read_json(workspace.reports / "validation.json")
     assert (report["rows"], report["accepted"], report["quarantined"], report["readmitted"]) == (158, 128, 30, 28)
+
+
+def test_a_package_that_is_not_the_pinned_one_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(example, "SHA256", "0" * 64)
+    with pytest.raises(DataError, match=r"vaderSentiment==2\.5 has not the SHA-256 0+; it was not used"):
+        example.fetch("product", tmp_path)
+    assert list(tmp_path.iterdir()) == []

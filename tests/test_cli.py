@@ -125,6 +125,34 @@ def test_init_makes_a_workspace_once(tmp_path: Path) -> None:
     assert again.stderr == "error: mine is a workspace already; nothing was changed\n"
 
 
+@pytest.mark.parametrize("own", ["behaviour.yaml", ".dvc", "code.yaml"])
+def test_init_overwrites_nothing(tmp_path: Path, own: str) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / own).write_text("of the user's\n")
+    done = say(tmp_path, "init", "mine")
+    assert done.returncode == errors.DataError.exit_status
+    assert done.stderr == f"error: mine holds {own} already; nothing was changed: name another folder\n"
+    (left,) = (tmp_path / "mine").iterdir()
+    assert left.read_text() == "of the user's\n"
+
+
+def test_what_git_ignores_in_a_folder_it_goes_on_to_ignore(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_text("*.secret\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows.csv").write_text("text,label\n")
+    assert say(tmp_path, "init", ".").returncode == 0
+    ignored = (tmp_path / ".gitignore").read_text().splitlines()
+    assert ignored[0] == "*.secret" and "/var" in ignored
+    assert (tmp_path / "data" / "rows.csv").exists() and (tmp_path / "params.yaml").exists()
+    assert not list(tmp_path.glob(".init-*"))
+
+
+def test_a_young_workspace_has_nothing_to_sync(tmp_path: Path) -> None:
+    say(tmp_path, "init", "mine")
+    done = say(tmp_path / "mine", "sync")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_workspace_of_another_task_has_its_sections_apart(tmp_path: Path) -> None:
     assert say(tmp_path, "init", "mine", "--task", "token-classification").returncode == 0
     assert "\n\nmodel:\n" in (tmp_path / "mine" / "params.yaml").read_text()

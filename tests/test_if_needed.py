@@ -251,6 +251,8 @@ def test_a_window_of_rows_that_were_withdrawn_says_nothing_any_more() -> None:
     ]
     assert situation._alarms(facts, 1, {"good": 3, "wrong": 4}) == (True, False)
     assert situation._alarms(facts, 1, {"good": 3}) == (False,)
+    again = {"champion": 1, "alarm": True, "batches": []}  # of train alone, whose params were changed: no new window
+    assert situation._alarms([*facts, again], 1, {"good": 3}) == (False,)
 
 
 def test_drift_that_a_candidate_in_vain_has_answered_waits_for_half_as_many_rows_more(road: Workspace) -> None:

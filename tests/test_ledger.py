@@ -1,11 +1,13 @@
 """The ledger: entries are added, never changed; a change behind its back is seen; one promoter at a time."""
 
 import multiprocessing
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,14 @@ def test_a_ledger_that_is_not_there_yet_has_no_entries_and_is_not_made_by_readin
     assert ledger.last(DECISION) is None
     if isinstance(place, Path):
         assert not place.exists()
+
+
+def test_a_first_entry_that_was_cut_off_is_none(tmp_path: Path) -> None:
+    """A killed process leaves a file that is not empty, whose tables are taken back when it is opened."""
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as db:
+        db.executescript("CREATE TABLE another (word TEXT); DROP TABLE another;")
+    assert (tmp_path / "ledger.db").stat().st_size
+    assert Ledger(tmp_path / "ledger.db").entries() == []
 
 
 def test_entries_come_back_as_they_were_added_in_order(ledger: Ledger) -> None:

@@ -47,6 +47,20 @@ def test_a_workspace_that_git_ignores_is_used_as_one_outside_git(tmp_path: Path)
     assert not (tracked.root / ".dvc" / "config.local").exists()
 
 
+@pytest.mark.parametrize("before", ["", "[core]\n    autostage = true\n", "['remote \"far\"']\n    url = /far\n"])
+def test_what_the_local_settings_say_stays_beside_the_word_on_git(tmp_path: Path, before: str) -> None:
+    workspace = start.init(tmp_path / "workspace")
+    local = workspace.root / ".dvc" / "config.local"
+    local.write_text(before)
+    for _ in range(2):
+        with pipeline.opened(workspace) as repo:
+            assert repo.config["core"]["no_scm"] is True
+    assert set(before.splitlines()) <= set(local.read_text().splitlines()) and local.read_text().count("[core]") == 1
+    subprocess.run(["git", "init", "--quiet"], cwd=workspace.root, check=True)
+    with pipeline.opened(workspace) as repo:
+        assert repo.config["core"]["no_scm"] is False
+
+
 @pytest.mark.parametrize("left", ['{"write": {', '{"write": {HERE: DEAD}, "read": {"elsewhere": [DEAD, OURS]}}'])
 def test_what_a_killed_process_left_of_dvcs_locks_is_no_obstacle(tmp_path: Path, left: str) -> None:
     workspace = make_workspace(tmp_path / "workspace")

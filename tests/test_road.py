@@ -25,7 +25,7 @@ from staytuned.alerts import FURTHER
 from staytuned.files import read_json, sha256
 from staytuned.params import Params
 from staytuned.pipeline import stage_order
-from staytuned.registry import reload_check
+from staytuned.registry import pin, reload_check
 from staytuned.registry.alias import alias_now
 from staytuned.registry.ledger import CONFIRMATION, DECISION, PROMOTION, Ledger
 from staytuned.registry.reload import reloader
@@ -105,6 +105,17 @@ def test_the_moved_workspace_predicts_and_its_registry_loads_the_champion(road: 
         "import pandas; print(model.predict(pandas.DataFrame({'text': ['the lamp is lovely']})).label[0])"
     )
     assert run(road, sys.executable, "-c", code).strip() == said.stdout.split("\t")[0]
+
+
+def test_a_local_copy_with_other_weights_is_fetched_again_before_it_is_pinned(road: Workspace) -> None:
+    """As of a registry that was begun anew, whose numbers are those of other models; or torn by a power cut."""
+    file, params = road.version(1) / "model.safetensors", Params.read(road.params)
+    right = sha256(file)
+    for wrong in (b"of another model", None):
+        shutil.rmtree(road.pin)
+        file.write_bytes(wrong) if wrong else file.unlink()
+        assert pin.refresh(road, params, arrived=False)
+        assert sha256(road.pin / "champion" / "model.safetensors") == sha256(file) == right
 
 
 def test_each_proof_of_a_version_has_a_fresh_process_of_its_own(road: Workspace) -> None:

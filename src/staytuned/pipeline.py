@@ -41,6 +41,17 @@ class _Transfers(logging.Handler):
 _transfers = _Transfers()
 
 
+def _told_of_git(settings: str, inside: bool) -> str:
+    """Settings of DVC that say whether there is a repository of git; without a word there is."""
+    value = f"no_scm = {str(not inside).lower()}"
+    if "no_scm" in settings:
+        return re.sub(r"no_scm *= *\w+", value, settings)
+    if inside:
+        return settings
+    core = "[core]\n"
+    return settings.replace(core, f"{core}    {value}\n", 1) if core in settings else f"{settings}{core}    {value}\n"
+
+
 @contextmanager
 def opened(workspace: Workspace) -> Iterator[Any]:
     """The workspace's DVC repository. Outside git, DVC is told so in its local, unversioned settings.
@@ -54,15 +65,10 @@ def opened(workspace: Workspace) -> Iterator[Any]:
     from dvc.repo import Repo
 
     local = workspace.root / ".dvc" / "config.local"
-    inside_git = _inside_git(workspace.root)
-    text = local.read_text() if local.exists() else ""
-    if inside_git and "no_scm = true" in text:
-        local.write_text(text.replace("no_scm = true", "no_scm = false"))
-    elif not inside_git and "no_scm = true" not in text:
-        if "no_scm = false" in text:
-            local.write_text(text.replace("no_scm = false", "no_scm = true"))
-        else:
-            local.write_text(text + "[core]\n    no_scm = true\n")
+    before = local.read_text() if local.exists() else ""
+    told = _told_of_git(before, _inside_git(workspace.root))
+    if told != before:
+        write_text(local, told)  # it may hold the passwords of remotes
     logging.getLogger("dvc").setLevel(logging.ERROR)
     log = logging.getLogger("dvc_data.hashfile.transfer")
     log.handlers, log.propagate = [_transfers], False
@@ -155,11 +161,14 @@ def run_stage(workspace: Workspace, name: str) -> bool:
 
 
 def track(workspace: Workspace, *paths: Path) -> None:
-    """Point DVC at folders of data (``PATH.dvc``) and, inside git, stage the pointers; nothing is committed."""
+    """Point DVC at folders of data (``PATH.dvc``), as far as they are there, and, inside git, stage the pointers;
+    nothing is committed.
+    """
     with opened(workspace) as repo:
         torn.forget_dead_locks(repo)
         for path in paths:
-            repo.add(str(path))
+            if path.exists():
+                repo.add(str(path))
         if repo.scm.__class__.__name__ == "Git":
             code = workspace.root / "code.yaml"
             repo.scm.add([str(path) for path in (workspace.manifest, code) if path.exists()])

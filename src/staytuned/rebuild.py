@@ -20,6 +20,7 @@ from staytuned.progress import busy
 from staytuned.registry.lineage import PACKAGES, installed
 from staytuned.registry.tracking import name_of
 from staytuned.registry.versions import WEIGHTS, Registry
+from staytuned.start import change
 from staytuned.surroundings import surroundings
 from staytuned.workspace import Workspace
 
@@ -71,9 +72,8 @@ def _furnish(workspace: Workspace, place: Workspace, lineage: Path) -> None:
     write_text(place.root / ".gitignore", "*\n")  # it may lie in a repository, which is to take none of it
     for pointer in lineage.glob("*.dvc"):
         shutil.copy(pointer, place.root / "data")
-    for folder in _yaml(place.params)["model"]["folders"]:  # its params may not be what this code calls valid
-        if not (place.root / folder).exists():
-            (place.root / folder).symlink_to(workspace.root / folder)
+    folders = _yaml(place.params)["model"]["folders"]  # its params may not be what this code calls valid
+    change(place.params, {"model": {"folders": [str((workspace.root / folder).resolve()) for folder in folders]}})
     shutil.copytree(workspace.root / ".dvc", place.root / ".dvc", ignore=lambda *_: {"cache", "tmp", "config.local"})
     with pipeline.opened(workspace) as repo:
         remotes = {name: dict(remote) for name, remote in repo.config["remote"].items()}

@@ -122,10 +122,14 @@ def _drift(workspace: Workspace, champion: int | None) -> dict[str, Any] | None:
 
 
 def _alarms(facts: list[dict[str, Any]], champion: int | None, accepted: dict[str, int]) -> tuple[bool, ...]:
-    """Of each window that the champion was held against, the last word; a window of withdrawn rows says nothing."""
+    """Of each window that the champion was held against, the last word.
+
+    A window of withdrawn rows says nothing, and one without a new batch nothing that another did not say.
+    """
     windows = {
         tuple(one["batches"]): one["alarm"]
         for one in facts
-        if one["champion"] == champion and one["alarm"] is not None and accepted.keys() >= set(one["batches"])
+        if one["champion"] == champion and one["alarm"] is not None
+        if one["batches"] and accepted.keys() >= set(one["batches"])
     }
     return tuple(windows.values())

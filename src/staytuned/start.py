@@ -1,6 +1,8 @@
 """A new workspace, from the files of the project's own."""
 
 import shutil
+import tempfile
+from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ HIDDEN = {
     "dvc/gitignore": "dvc/.gitignore",
     "dvc": ".dvc",
 }
+JOINED = (".gitignore", ".dvcignore", "data")  # with what a folder has under that name
 REPLACED = ("bounds", "descriptions")  # whole, since their keys are a task's own
 NULL = "tag:yaml.org,2002:null"
 OWN_DATA = {  # the example's params, less the example: a label column, no further columns, nothing to fetch
@@ -36,34 +39,53 @@ def init(folder: Path, task: str = "text-classification") -> Workspace:
     """Make a workspace for data of one's own in ``folder``, which may hold other things, but no workspace.
 
     Raises:
-        DataError: there is one already.
+        DataError: there is one already, or something that a workspace has of its own.
         MissingError: no installed package brings the task.
     """
     differences = task_class(task).start
-    workspace = make(folder)
-    change(workspace.params, OWN_DATA | {"registry": {"model": task}})
-    change(workspace.params, differences | {"task": {"name": task} | differences["task"]})
-    keep_checks_for_any_label(workspace)
-    return workspace
+
+    def own(workspace: Workspace) -> None:
+        change(workspace.params, OWN_DATA | {"registry": {"model": task}})
+        change(workspace.params, differences | {"task": {"name": task} | differences["task"]})
+        keep_checks_for_any_label(workspace)
+
+    return make(folder, own)
 
 
-def make(folder: Path) -> Workspace:
-    """Make a workspace with the example's params.
+def make(folder: Path, furnish: Callable[[Workspace], None] = lambda workspace: None) -> Workspace:
+    """Make a workspace with the example's params, or as ``furnish`` changes it; params.yaml and dvc.yaml come last.
 
     Raises:
-        DataError: there is one already.
+        DataError: there is one already, or something that a workspace has of its own.
     """
     if (folder / "params.yaml").exists() or (folder / "dvc.yaml").exists():
         raise DataError(f"{folder} is a workspace already; nothing was changed")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".init-") as scratch:
+        workspace = Workspace(Path(scratch).resolve() / "workspace")
+        _lay_out(workspace)
+        furnish(workspace)
+        made = sorted(workspace.root.iterdir(), key=lambda path: path.name in ("params.yaml", "dvc.yaml"))
+        taken = [path.name for path in made if (folder / path.name).exists() and path.name not in JOINED]
+        if taken:
+            raise DataError(f"{folder} holds {', '.join(taken)} already; nothing was changed: name another folder")
+        for path in made:
+            if (folder / path.name).is_file():  # the user's stands first
+                path.write_text(f"{(folder / path.name).read_text(encoding='utf-8')}\n{path.read_text()}", "utf-8")
+            if path.name != "data" or not (folder / "data").exists():
+                path.replace(folder / path.name)
+    return Workspace(folder.resolve())
+
+
+def _lay_out(workspace: Workspace) -> None:
+    """The template's files, each under its name."""
     with as_file(files("staytuned") / "template") as template:
-        shutil.copytree(template, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(template, workspace.root, ignore=shutil.ignore_patterns("__pycache__"))
     for name, hidden in HIDDEN.items():
-        (folder / name).replace(folder / hidden)
-    workspace = Workspace(folder.resolve())
-    _for_installed_code(folder / "dvc.yaml")
-    (folder / "data").mkdir(exist_ok=True)
+        (workspace.root / name).replace(workspace.root / hidden)
+    _for_installed_code(workspace.root / "dvc.yaml")
+    (workspace.root / "data").mkdir()
     pin_code(workspace)
-    return workspace
 
 
 def keep_checks_for_any_label(workspace: Workspace) -> None:

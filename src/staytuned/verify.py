@@ -7,13 +7,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
 from staytuned import pipeline, road
 from staytuned.errors import StageError, TrainingError
 from staytuned.files import sha256
 from staytuned.params import Params
 from staytuned.processes import DRIVER
+from staytuned.start import change
 from staytuned.workspace import Workspace
 
 TRAIN = "train"
@@ -49,10 +48,9 @@ def trained_again(workspace: Workspace, params: Params) -> str:
         place = Workspace(Path(scratch).resolve())
         for name in ("dvc.yaml", "data"):
             (place.root / name).symlink_to(workspace.root / name)
-        yaml = YAML()
-        copied = yaml.load(workspace.params)
-        copied["model"]["folders"] = [str((workspace.root / folder).resolve()) for folder in params.model.folders]
-        yaml.dump(copied, place.params)
+        shutil.copy(workspace.params, place.params)
+        folders = [str((workspace.root / folder).resolve()) for folder in params.model.folders]
+        change(place.params, {"model": {"folders": folders}})
         place.reports.mkdir()
         shutil.copy(workspace.reports / "encoding.json", place.reports)
         environment = os.environ | {DRIVER: str(os.getpid())}

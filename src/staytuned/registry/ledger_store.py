@@ -67,10 +67,11 @@ class Store:
             RegistryError: the database does not answer.
         """
         if self.file:  # by the standard library: a run with nothing to do must not wait for SQLAlchemy
-            if not self.file.exists() or self.file.stat().st_size == 0:  # made, and cut off before its first entry
+            if not self.file.exists() or self.file.stat().st_size == 0:
                 return []
             with self._failing(sqlite3.Error), closing(sqlite3.connect(self.file, timeout=PATIENCE)) as db:
-                return db.execute(ROWS).fetchall()
+                there = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'entries'").fetchone()
+                return db.execute(ROWS).fetchall() if there else []
         import sqlalchemy
 
         with self._failing(sqlalchemy.exc.SQLAlchemyError), self._engine.connect() as connection:
