@@ -1,6 +1,7 @@
 """A champion that gives other answers than the params ask for: it is named before anything is compared."""
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from tiny import make_rows, make_workspace, write_csv
 from staytuned import road, tasks
 from staytuned.entry_points import task_class
 from staytuned.errors import ParamsError
-from staytuned.files import write_json
+from staytuned.files import read_json, write_json
 from staytuned.params import Params
 from staytuned.registry import pin
 from staytuned.stages import encode, evaluate, split, train, validate
@@ -75,3 +76,18 @@ def test_of_several_tasks_each_counts() -> None:
     parts = task_class("several-tasks").start["task"]["parts"]
     later = [parts[0], {"column": "stars", "task": parts[1]["task"] | {"high": 9.0}}]
     assert task_of("several-tasks", parts=parts).answers != task_of("several-tasks", parts=later).answers
+
+
+def test_perplexities_of_other_tokens_are_not_compared(workspace: Workspace, tmp_path: Path) -> None:
+    assert [task_of(name).counts_tokens for name in ("dialogue", "language-modelling", "text-generation")] == [1, 0, 0]
+    assert task_of("language-modelling", objective="masked").counts_tokens
+    other = Path(shutil.copytree(workspace.candidate, tmp_path / "other"))
+    evaluate.check_tokens([workspace.candidate, other])
+    about = read_json(other / "tokenizer.json")
+    about["truncation"] = None  # a setting, no vocabulary
+    write_json(other / "tokenizer.json", about)
+    evaluate.check_tokens([workspace.candidate, other])
+    about["model"]["vocab"]["finer"] = len(about["model"]["vocab"])
+    write_json(other / "tokenizer.json", about)
+    with pytest.raises(ParamsError, match=r"model\.base parts texts into other tokens than the champion does"):
+        evaluate.check_tokens([workspace.candidate, other])

@@ -1,6 +1,7 @@
 """Evaluate: base, candidate, champion and best version on the same test rows, in the same run."""
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from transformers.utils import logging
 
 from staytuned import behaviour, tasks
 from staytuned.data.sides import TEST, TRAIN, rows_of, that_judge, unseen_by, with_lots
-from staytuned.errors import DataError
+from staytuned.errors import DataError, ParamsError
 from staytuned.files import read_json, write_json
 from staytuned.modelling.device import make_deterministic
 from staytuned.modelling.examples import Examples
@@ -35,7 +36,7 @@ def run(workspace: Workspace, params: Params) -> None:
 
     Raises:
         DataError: every test row was trained on by one of the models.
-        ParamsError: one of them gives other answers than ``task`` asks for.
+        ParamsError: one of them gives other answers than ``task`` asks for, or counts other tokens.
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -52,6 +53,8 @@ def run(workspace: Workspace, params: Params) -> None:
     folders = {"candidate": workspace.candidate, **pinned(workspace)}
     for folder in folders.values():
         task.check_comparable(folder)
+    if task.counts_tokens:
+        check_tokens(folders.values())
     fair = unseen_by(test.frame["row"], folders.values())  # with another salt, an old model may have seen them
     if not fair.any():
         raise DataError(
@@ -77,6 +80,20 @@ def run(workspace: Workspace, params: Params) -> None:
     write_json(workspace.evaluation / "examples.json", examples(candidate, test.frame))
     short = report["models"]["candidate"]["metrics"]
     write_json(workspace.reports / "metrics.json", {name: round(value, 6) for name, value in short.items()})
+
+
+def check_tokens(folders: Iterable[Path]) -> None:
+    """Refuse models that part texts into other tokens: of more and easier ones each is foreseen better.
+
+    Raises:
+        ParamsError: two tokenizers have other vocabularies.
+    """
+    first, *others = (read_json(folder / "tokenizer.json")["model"] for folder in folders)
+    if any(other != first for other in others):
+        raise ParamsError(
+            "model.base parts texts into other tokens than the champion does, so that their perplexities cannot be "
+            "compared; set it back, or make a workspace of its own for it: `staytuned init DIR`"
+        )
 
 
 def _part(side: Side, chosen: numpy.ndarray) -> Side:

@@ -79,6 +79,7 @@ class Task(ABC):
     unlabelled: str = "has no label"  # what is wrong with one, in words; it may depend on the options
     divisible: ClassVar[bool] = True  # a batch: its loss is the mean of that of its parts; False: it compares its rows
     freezable: ClassVar[bool] = False  # its model is a ``TokenHead``: with ``train.frozen`` it alone learns
+    counts_tokens: bool = False  # the first metric is one of tokens, as perplexity; it may depend on the options
     formats: ClassVar[dict[str, Format]] = {}  # readers of further endings of files, such as ``.conll``
     kind: str = "AutoModel"  # class of transformers that its models are loaded by; it may depend on the options
     kinds: ClassVar[dict[str, str]] = {}  # what ``kind`` can be, and what to set for it
@@ -223,16 +224,12 @@ class Task(ABC):
     # Given
 
     def check_comparable(self, folder: Path) -> None:
-        """Refuse a model that gives other answers, such as a champion from before a label was added.
-
-        Args:
-            folder: Of the model.
+        """Refuse a model, given by its folder, of other answers, such as a champion from before a label was added.
 
         Raises:
             ParamsError: it learned another task, or other labels.
         """
-        other = trained(folder)
-        theirs, ours = ([task.options.name, task.answers] for task in (other, self))
+        theirs, ours = ([task.options.name, task.answers] for task in (trained(folder), self))
         if theirs != ours:
             part = 0 if theirs[0] != ours[0] else 1
             raise ParamsError(

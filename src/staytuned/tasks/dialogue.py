@@ -52,6 +52,7 @@ class Dialogue(Generative):
     Options = Options
     columns = ("text",)
     labelled = False
+    counts_tokens = True
     kind = "AutoModelForCausalLM"
     metrics = (
         Metric("perplexity", "perplexity of the replies", higher_is_better=False),

@@ -87,6 +87,7 @@ class LanguageModelling(Generative):
         if self.is_masked:
             self.kind = "AutoModelForMaskedLM"
             self.metrics = self.metrics[1:]  # of the masked tokens; of all bytes nothing is known
+            self.counts_tokens = True
 
     @property
     def answers(self) -> Any:
