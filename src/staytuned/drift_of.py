@@ -1,6 +1,5 @@
 """Drift of a file that is only looked at: rows as they come in production, before anyone has labelled them."""
 
-import itertools
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,7 +14,7 @@ from rich.table import Table
 from staytuned import alerts, tasks
 from staytuned.data.batches import Batch
 from staytuned.data.contract import Contract
-from staytuned.data.readers import Reader
+from staytuned.data.readers import Reader, chunks
 from staytuned.data.sides import LOT, check_split
 from staytuned.data.verdicts import Judge, Part
 from staytuned.drift.rows import newest, reference_and_window
@@ -85,7 +84,7 @@ def _rows(workspace: Workspace, params: Params, task: Task, file: Path) -> tuple
     key = f"{made} {task.options!r} {contract} {params.validate_.chunk_rows}"
     found, left_out = [], Counter[str]()
     with Pieces(workspace.pieces / f"{OWN}-verdicts", key) as pieces:
-        judge = Judge(contract, task.faults, params.validate_.chunk_rows, pieces)
+        judge = Judge(contract, task.unanswerable, params.validate_.chunk_rows, pieces)
         for part, reasons in judge.verdicts(_parts(params, file)):
             left_out.update(kind for why in reasons.values() for kind in why)
             found.append(part.frame.drop(index=list(reasons)))
@@ -98,9 +97,8 @@ def _rows(workspace: Workspace, params: Params, task: Task, file: Path) -> tuple
 
 def _parts(params: Params, file: Path) -> Iterator[Part]:
     """The rows of a file without their labels, at most ``chunk_rows`` at a time."""
-    reader = _reader(params, file)
-    drawn, start = reader.rows(), 0
-    while rows := list(itertools.islice(drawn, params.validate_.chunk_rows)):
+    reader, start = _reader(params, file), 0
+    for rows in chunks(reader.rows(), params.validate_.chunk_rows):
         if not start:
             read = f"{reader.columns} {reader.encodings}"
             batch = Batch(sha256(file), 0, file.name, "", {}, 0, False)

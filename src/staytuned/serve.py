@@ -1,13 +1,12 @@
 """Predictions by the champion of the ledger, from its local copy: a registry that is down does not matter."""
 
 import csv
-import itertools
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from staytuned.data.readers import Reader, Row
+from staytuned.data.readers import Reader, Row, chunks
 from staytuned.entry_points import task_class
 from staytuned.errors import DataError, MissingError
 from staytuned.files import replacing
@@ -72,14 +71,14 @@ def predict_file(workspace: Workspace, source: Path, target: Path) -> tuple[int,
     formats = task_class(params.task.name).formats
     reader = Reader(source, columns, params.ingest.encodings, formats, lenient=True)
     rows = reader.rows()
-    first = list(itertools.islice(rows, CHUNK))  # the file is looked at before the model is loaded
+    first = next(rows, None)  # the file is looked at before the model is loaded
     if not first:
         raise DataError(f"{source} has no rows; give a file with rows")
     ids = reader.columns.keep
     version, model = champion(workspace)
 
     needed = [name for name in ("text", "text_pair") if name in model.task.columns]
-    lines = chain.from_iterable(_lines(model, needed, chunk) for chunk in _chunks(first, rows))
+    lines = chain.from_iterable(_lines(model, needed, chunk) for chunk in chunks(chain([first], rows), CHUNK))
     until_one = list(_until_answered(lines))
     said = list(until_one[-1].answer)  # the names of what it says; nothing where it has no answer to any row
     count = unanswered = 0
@@ -128,9 +127,3 @@ def _until_answered(lines: Iterator[_Line]) -> Iterator[_Line]:
         yield line
         if line.answer:
             return
-
-
-def _chunks(first: list[Row], rest: Iterator[Row]) -> Iterator[list[Row]]:
-    while first:
-        yield first
-        first = list(itertools.islice(rest, CHUNK))

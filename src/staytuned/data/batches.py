@@ -1,7 +1,6 @@
 """Batches: immutable Parquet files named by the hash of their rows, and the manifest of their arrival."""
 
 import hashlib
-import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from staytuned.data.readers import CORE, NO_SOURCE, OWN, Reader, Row
+from staytuned.data.readers import CORE, NO_SOURCE, OWN, Reader, Row, chunks
 from staytuned.errors import DataError, MissingError
 from staytuned.files import PARQUET, printable, replacing, write_text
 from staytuned.sections import Columns
@@ -57,7 +56,7 @@ def add(workspace: Workspace, reader: Reader, readmits: bool = False) -> tuple[B
     temporary = workspace.var / "incoming.parquet"  # outside the folder, whose hash must not see it
     with replacing(temporary) as partial:
         with pyarrow.parquet.ParquetWriter(partial, schema, **PARQUET) as writer:
-            for chunk in _chunks(reader.rows()):
+            for chunk in chunks(reader.rows(), CHUNK):
                 rows += len(chunk)
                 problems += sum(row["problem"] is not None for row in chunk)
                 digest.update("".join(_content(row) for row in chunk).encode())
@@ -151,11 +150,6 @@ class Corrected(Reader):
 def _content(row: Row) -> str:
     """A row as it counts for the hash of its batch: blank lines between rows make no other batch."""
     return json.dumps({name: value for name, value in row.items() if name != "line"}, sort_keys=True) + "\n"
-
-
-def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    while chunk := list(itertools.islice(rows, CHUNK)):
-        yield chunk
 
 
 def check_manifest(workspace: Workspace) -> None:

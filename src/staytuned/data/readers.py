@@ -5,6 +5,7 @@ What cannot be read in a row is said in the row.
 
 import csv
 import hashlib
+import itertools
 import json
 import re
 from collections import Counter
@@ -215,6 +216,12 @@ class Reader:
             "readmits": None,
         }
         return row | {name: value(name) for name in columns.keep}
+
+
+def chunks(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+    """Rows, as many at a time."""
+    while chunk := list(itertools.islice(rows, size)):
+        yield chunk
 
 
 def _encoding_problem(bad: list[int]) -> str | None:

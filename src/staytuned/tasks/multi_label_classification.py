@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from staytuned.modelling.examples import Examples, list_array
 from staytuned.sections import Name, Share, TaskOptions, distinct
 from staytuned.tasks import Batch, Metric, Side, Task
-from staytuned.tasks.text_classification import per_class
+from staytuned.tasks.text_classification import class_table, per_class
 
 if TYPE_CHECKING:
     import torch
@@ -172,13 +172,7 @@ class MultiLabelClassification(Task):
     def details(self, frame: pandas.DataFrame, predictions: list[Any]) -> dict[str, Any]:
         """Precision, recall and F1 of each label."""
         hits, predicted, actual = self._counts(self.statistics(frame, predictions).sum(axis=0))
-        rows = zip(self.options.labels, *per_class(hits, predicted, actual), actual, strict=True)
-        return {
-            "per_class": {
-                name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
-                for name, p, r, f, n in rows
-            }
-        }
+        return {"per_class": class_table(self.options.labels, hits, predicted, actual)}
 
 
 def _as_list(label: str) -> str:

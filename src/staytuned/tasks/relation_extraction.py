@@ -17,7 +17,7 @@ from staytuned.errors import DataError, ParamsError
 from staytuned.modelling.examples import Examples, list_array
 from staytuned.sections import Name
 from staytuned.tasks import Batch, Metric
-from staytuned.tasks.text_classification import LabelOptions, TextClassification, per_class
+from staytuned.tasks.text_classification import LabelOptions, TextClassification, class_table, per_class
 
 if TYPE_CHECKING:
     import torch
@@ -187,13 +187,8 @@ class RelationExtraction(TextClassification):
         """Precision, recall and F1 of each relation; how often each label was taken for each other."""
         sums = self.statistics(frame, predictions).sum(axis=0)
         hits, predicted, actual = numpy.split(sums[:-2], 3)
-        rows = zip(self.relations, *per_class(hits, predicted, actual), actual, strict=True)
-        return super().details(frame, predictions) | {
-            "per_class": {
-                name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
-                for name, p, r, f, n in rows
-            }
-        }
+        table = class_table(self.relations, hits, predicted, actual)
+        return super().details(frame, predictions) | {"per_class": table}
 
 
 def nearest(length: int, markers: numpy.ndarray, before: int, after: int, room: int) -> numpy.ndarray:

@@ -224,12 +224,8 @@ class TextClassification(Task):
         confusion = numpy.zeros((count, count), dtype=int)
         numpy.add.at(confusion, (self._numbers(frame), numpy.stack(predictions).argmax(axis=1)), 1)
         hits, predicted, actual = confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)
-        rows = zip(self.classes, *per_class(hits, predicted, actual), actual, strict=True)
         return {
-            "per_class": {
-                name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
-                for name, p, r, f, n in rows
-            },
+            "per_class": class_table(self.classes, hits, predicted, actual),
             "confusion": {"labels": self.classes, "counts": confusion.tolist(), "of": "rows"},
         }
 
@@ -244,6 +240,17 @@ def per_class(
     precision = hits / numpy.maximum(predicted, 1)
     recall = hits / numpy.maximum(actual, 1)
     return precision, recall, 2 * hits / numpy.maximum(predicted + actual, 1)
+
+
+def class_table(
+    names: list[str], hits: numpy.ndarray, predicted: numpy.ndarray, actual: numpy.ndarray
+) -> dict[str, dict[str, float]]:
+    """For the report: precision, recall, F1 and occurrences of each class, from counts, each of shape (classes,)."""
+    rows = zip(names, *per_class(hits, predicted, actual), actual, strict=True)
+    return {
+        name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
+        for name, p, r, f, n in rows
+    }
 
 
 def softmax(logits: numpy.ndarray) -> numpy.ndarray:

@@ -17,7 +17,7 @@ from staytuned.modelling.words import CHARACTER, WORD, Words, own_pieces, window
 from staytuned.sections import Name, TaskOptions, distinct
 from staytuned.tasks import Batch, Metric, Side, Task
 from staytuned.tasks.spans import Span, as_lists, fault, spans_of
-from staytuned.tasks.text_classification import per_class, softmax
+from staytuned.tasks.text_classification import class_table, per_class, softmax
 
 if TYPE_CHECKING:
     import torch
@@ -243,7 +243,6 @@ class TokenClassification(Task):
     def details(self, frame: pandas.DataFrame, predictions: list[Any]) -> dict[str, Any]:
         """Precision, recall and F1 of each type; how often words of each type, or of none, were taken for another."""
         counts = self.statistics(frame, predictions).sum(axis=0).reshape(3, -1)
-        rows = zip(self.options.types, *per_class(*counts), counts[2], strict=True)
         size = len(self.options.types) + 1
         confusion = numpy.zeros((size, size), int)
         for text, label, said in zip(frame["text"], frame["label"], predictions, strict=True):
@@ -251,10 +250,7 @@ class TokenClassification(Task):
             tags = (self._tags(words, spans) for spans in (spans_of(label), [entity[:3] for entity in said]))
             numpy.add.at(confusion, tuple((numbers + 1) // 2 for numbers in tags), 1)
         return {
-            "per_class": {
-                name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
-                for name, p, r, f, n in rows
-            },
+            "per_class": class_table(self.options.types, *counts),
             "confusion": {"labels": ["O", *self.options.types], "counts": confusion.tolist(), "of": "words"},
         }
 
