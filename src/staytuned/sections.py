@@ -12,7 +12,7 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 OWN_COLUMNS = frozenset(
-    ("row", "text", "text_pair", "label", "source", "group", "line", "problem", "readmits", "batch", "duplicate")
+    ("row", "text", "text_pair", "label", "source", "group", "line", "problem", "readmits", "batch")
 ).union(("fault", "key", "reasons"))
 
 

@@ -20,7 +20,6 @@ from staytuned.registry.versions import Registry, answering
 from staytuned.workspace import Workspace
 
 NAME = 250  # characters that MLflow has room for
-AT_ONCE = 1000  # metrics that MLflow takes
 POLL = 0.5  # seconds between looks at the curve
 
 
@@ -117,8 +116,7 @@ class Tracker:
             for name, value in row.items()
             if name != "step"
         ]
-        for start in range(0, len(points), AT_ONCE):
-            self.client.log_batch(self.run_id, metrics=points[start : start + AT_ONCE])
+        self.client.log_batch(self.run_id, metrics=points)
         self._logged[table] = len(rows)
 
 

@@ -94,13 +94,14 @@ def compare(
         frames: Reference and window, and all rows that are asked about together with theirs.
         report: To be filled in.
     """
+    import torch
     from transformers.utils import logging
 
     from staytuned.scoring import kept_in
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    set_threads(params.train.threads)
+    torch.set_num_threads(params.train.threads)
     reference, window, together = frames
     base = base_of(workspace, params)
     texts = texts_of(pandas.concat([reference, window], ignore_index=True))
@@ -240,13 +241,6 @@ def both(reference: Said | None, window: Said, places: pandas.Index) -> Answers 
         return None
     names = numpy.concatenate([reference.answers, window.answers])
     return Answers(places.to_numpy(), names, numpy.concatenate([reference.confidence, window.confidence]))
-
-
-def set_threads(threads: int) -> None:
-    """Of torch: other counts give other bits."""
-    import torch
-
-    torch.set_num_threads(threads)
 
 
 def alarms(report: dict[str, Any]) -> list[str]:
