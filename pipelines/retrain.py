@@ -132,7 +132,7 @@ def up_to_the_question(workspace: Workspace, params: Params) -> Answer | None:
 def foretell(workspace: Workspace, params: Params) -> None:
     """Say before the training what will block it, whatever it learns."""
     rows = read_json(workspace.reports / "split.json")["sides"][TEST]
-    for line in gate.too_few(rows, params.gate):
+    for line in gate.too_few({"rows": rows}, params.gate):
         print(f"the gate will block what is trained now: {line}")
 
 

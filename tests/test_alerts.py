@@ -10,10 +10,12 @@ from receiver import Receiver
 
 from staytuned import alerts
 from staytuned.errors import BusyError, RegistryError
+from staytuned.files import write_json
 from staytuned.params import Params
 from staytuned.processes import WATCH
 from staytuned.registry.gate import Decision, Outcome
 from staytuned.registry.release import Release
+from staytuned.workspace import Workspace
 
 OURS = Path(__file__).parents[1] / "params.yaml"
 
@@ -21,6 +23,18 @@ OURS = Path(__file__).parents[1] / "params.yaml"
 def params(*urls: str) -> Params:
     ours = Params.read(OURS)
     return ours.model_copy(update={"alerts": ours.alerts.model_copy(update={"urls": list(urls)})})
+
+
+def test_what_will_block_is_said_before_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workspace = Workspace(tmp_path)
+    retrain = runpy.run_path(str(OURS.parent / "pipelines" / "retrain.py"))
+    for rows, said in (
+        (99, "the gate will block what is trained now: 99 test rows, under gate.min_test_rows"),
+        (100, ""),
+    ):
+        write_json(workspace.reports / "split.json", {"sides": {"test": rows}})
+        retrain["foretell"](workspace, params())
+        assert capsys.readouterr().out.startswith(said) if said else capsys.readouterr().out == ""
 
 
 def test_an_alert_reaches_every_receiver_and_the_log(

@@ -22,6 +22,7 @@ from staytuned.params import Params
 from staytuned.registry.alias import CHALLENGER, alias_now
 from staytuned.registry.ledger import CONFIRMATION, PROMOTION, Entry, Ledger
 from staytuned.registry.promotion import move, promotions
+from staytuned.registry.release import _best
 from staytuned.registry.versions import Registry, database
 from staytuned.workspace import Workspace
 
@@ -224,6 +225,28 @@ def test_a_promoter_that_comes_too_late_leaves_the_alias_to_the_newer_champion(
     assert answers(road) == 2
 
 
+@pytest.mark.parametrize(
+    ("higher", "best", "wins"),
+    [
+        (True, 0.8, False),
+        (True, 0.72, True),
+        (True, None, True),
+        (True, 0.75, False),
+        (False, 0.8, True),
+        (False, 0.72, False),
+    ],
+)
+def test_only_a_better_score_on_the_same_rows_makes_a_new_best(higher: bool, best: float | None, wins: bool) -> None:
+    scores = {"candidate": 0.75, "champion": 0.7 if higher else 0.8} | ({"best": best} if best else {})
+    report = {
+        "metrics": [{"name": "f1", "higher_is_better": higher}],
+        "models": {name: {"metrics": {"f1": value}} for name, value in scores.items()},
+    }
+    new, before = {"version": 7}, {"version": 4}
+    assert _best(report, before, new) == (new if wins else before)
+    assert _best(report, None, new) == new
+
+
 @pytest.mark.parametrize("length", [0, 4])
 def test_a_ledger_whose_tail_was_cut_off_is_seen_by_the_tag_of_a_version(road: Workspace, length: int) -> None:
     whole = road.ledger.read_bytes()
@@ -269,3 +292,8 @@ def test_weights_whose_version_was_deleted_are_registered_anew(road: Workspace) 
     set_params(road, train__epochs=6)  # as of version 1: the same bits
     assert "version 3, alias champion" in said(road, "run")
     assert answers(road) == 3 and last(road).facts["weights"] == weights
+
+
+def test_a_rollback_goes_one_champion_back_and_no_further(road: Workspace) -> None:
+    assert "version 2 is champion; version 3 was before" in said(road, "rollback")
+    assert answers(road) == 2

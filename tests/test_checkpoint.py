@@ -4,6 +4,7 @@ import shutil
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from staytuned.modelling.heads import backbone
 from staytuned.params import Params
 from staytuned.sections import Checkpointing
 from staytuned.stages import train
+from staytuned.training import loop, origin
 from staytuned.training.checkpoint import Checkpoints
 from staytuned.training.loop import fit
 from staytuned.training.state import Point, Weights
@@ -109,6 +111,43 @@ def test_cut_off_at_every_step_in_turn_weights_and_curve_come_out_the_same(
         cut(workspace, asked, tmp_path, cut_after=step)
     weights, points = learn(workspace, asked, tmp_path, every=3)  # how often one is written is free to change
     assert points == whole[1] and same(weights, whole[0])
+
+
+def test_only_the_steps_that_are_left_are_made(
+    workspace: Workspace, params: Params, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, step = list[int](), loop.train_step
+
+    def counted(*asked: Any) -> torch.Tensor:
+        made.append(1)
+        return step(*asked)
+
+    monkeypatch.setattr(loop, "train_step", counted)
+    last = int(checkpoints_in(store)[-1].stem)
+    learn(workspace, params, store)
+    assert len(made) == loop.steps_in(len(examples_of(workspace, "train")), params.train) - last > 0
+
+
+def test_whatever_decides_the_bits_makes_another_training(
+    workspace: Workspace, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def now(params: Params = params, base: str = "base", champion: Path | None = None) -> dict[str, Any]:
+        return origin.origin_of(workspace, params, base, champion)
+
+    before = now()
+    assert now(tuned(params, checkpoints=Checkpointing(every_steps=9, keep=9))) == before
+    champion = workspace.root / "champion"
+    champion.mkdir()
+    for name in ("model.safetensors", origin.TRAINED_ON):
+        (champion / name).write_bytes(b"what it is made of")
+    assert before not in (now(tuned(params, seed=8)), now(base="another"), now(champion=champion))
+    for name in ("code_of", "surroundings", "name_of"):
+        with monkeypatch.context() as patch:
+            patch.setattr(origin, name, lambda *_: {"processor": "another"})
+            assert now() != before, name
+    with monkeypatch.context() as patch:
+        patch.setattr(origin.importlib.metadata, "version", lambda _: "0")
+        assert now() != before
 
 
 def shorten(file: Path) -> None:

@@ -81,7 +81,8 @@ def test_each_command_shown_works(prepared: Workspace) -> None:
             [*interpreter, *words[1:]], cwd=prepared.root, capture_output=True, text=True, env=environment()
         )
         # 4: the gate blocked a candidate that was trained on other rows; the command worked
-        assert done.returncode in (0, 4), f"{command}: {done.stdout}{done.stderr}"
+        good = (0, 4) if command.startswith("staytuned run") else (0,)
+        assert done.returncode in good, f"{command}: {done.stdout}{done.stderr}"
         ran.append(command)
     assert len(ran) >= 8
 

@@ -4,6 +4,8 @@ import os
 import threading
 from pathlib import Path
 
+import pytest
+
 from staytuned.files import replacing_folder, write_text
 
 
@@ -15,6 +17,27 @@ def test_what_a_killed_process_left_goes_though_it_had_this_ones_number(tmp_path
         (folder / "one").write_text("whole")
     write_text(tmp_path / "file", "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, fsync, replace, rename = list[str](), os.fsync, Path.replace, Path.rename
+
+    def synced(held: int) -> None:
+        seen.append(str(Path(f"/proc/self/fd/{held}").readlink()))
+        fsync(held)
+
+    def named(before: Path, after: Path) -> Path:
+        seen.append("named")
+        return (rename if before.is_dir() else replace)(before, after)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", named)
+    monkeypatch.setattr(Path, "rename", named)
+    write_text(tmp_path / "file", "whole")
+    with replacing_folder(tmp_path / "folder") as folder:
+        Path(folder / "one").touch()
+    file, there = (str(tmp_path / f".{name}.{os.getpid()}.tmp") for name in ("file", "folder"))
+    assert seen == [file, "named", str(tmp_path), f"{there}/one", there, "named", str(tmp_path)]
 
 
 def test_a_folder_that_is_replaced_is_there_at_every_instant(tmp_path: Path) -> None:

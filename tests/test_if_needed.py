@@ -18,7 +18,7 @@ from staytuned.errors import GateError
 from staytuned.files import read_json, write_json
 from staytuned.params import Params
 from staytuned.registry import pin
-from staytuned.registry.ledger import DECISION, TRIGGER, WITHDRAWAL, Entry, Ledger
+from staytuned.registry.ledger import CHALLENGE, DECISION, TRIGGER, WITHDRAWAL, Entry, Ledger
 from staytuned.registry.versions import Registry
 from staytuned.workspace import Workspace
 
@@ -78,7 +78,7 @@ def test_new_rows_wait_until_they_are_enough_and_then_a_model_is_trained(road: W
     kinds = {"PROMOTE": ["promotion"], "HOLD": [], "BLOCK": ["blocked"]}[second.facts["outcome"]]
     titles = [f"staytuned, tiny: {kind}" for kind in ("drift", *kinds)]  # these rows have numbers of their own
     assert [got["title"] for got in receiver.got] == titles
-    assert "nothing" in staytuned(road, "run", "--if-needed").stdout or kinds == ["blocked"]
+    assert "nothing to do" in staytuned(road, "run", "--if-needed").stdout or kinds == ["blocked"]
 
 
 @pytest.mark.slow
@@ -95,6 +95,7 @@ def test_what_the_gate_blocked_is_told_again_with_its_reasons(road: Workspace, r
     for words in (["run"], ["run", "--if-needed"]):
         refused(staytuned(road, *words), GateError.exit_status, "nothing has changed since", said)
     assert len(of_kind(road, DECISION)) == 2
+    assert list(Registry(road, Params.read(road.params)).versions()) == [1] and not of_kind(road, CHALLENGE)
     assert answers(road)
 
 
@@ -110,7 +111,7 @@ def test_a_check_that_fails_and_a_budget_that_is_missed_block(road: Workspace) -
     assert budget.endswith("milliseconds > gate.max_milliseconds 0.001")
     assert behaviour == "behaviour: 0 of 1 cases of 'irony' pass, under its share 1"
     report = read_json(road.evaluation / "evaluation.json")
-    assert set(report["sources"]["shop"]) == {"rows", "champion"}
+    assert set(report["sources"]["shop"]) == {"rows", "groups", "champion"}
     assert set(report["models"]["candidate"]["slices"]) == {"shop"}
 
 
@@ -241,6 +242,12 @@ def test_an_alarm_counts_once_for_each_window_of_a_champion(
             assert ask(road, **policy).retrain is retrain
     assert [entry.facts["alarm"] for entry in of_kind(road, TRIGGER)] == [True, False, True]
     assert capsys.readouterr().err.count("drift: new rows have drifted") == 2
+
+
+def test_a_new_decision_on_the_same_weights_is_no_training(road: Workspace) -> None:
+    before = situation._trainings(of_kind(road, DECISION))
+    Ledger(road.ledger).append(DECISION, **before[0].facts | {"key": "another policy"})
+    assert situation._trainings(of_kind(road, DECISION)) == before
 
 
 def test_a_window_of_rows_that_were_withdrawn_says_nothing_any_more() -> None:

@@ -138,6 +138,24 @@ def test_a_model_differs_from_itself_by_exactly_nothing(rows: Answers) -> None:
     report = compare(TASK, {"candidate": said, "champion": said}, frame_of(truth, groups), PARAMS.evaluate)
     nothing = {"difference": 0.0, "interval": [0.0, 0.0]}
     assert report["comparisons"] == {"champion": {metric.name: nothing for metric in TASK.metrics}}
+    assert report["sources"]["shop"]["champion"] == nothing
+
+
+def test_of_each_source_the_difference_is_the_candidates() -> None:
+    truth = numpy.tile([0, 1, 2], 20)
+    groups, shop = [str(number // 3) for number in range(60)], numpy.arange(60) < 30
+    wrong = numpy.where(numpy.arange(60) % 3 == 0, 1, truth)
+    said = {
+        "candidate": sure_of(numpy.where(shop, truth, wrong)),
+        "champion": sure_of(numpy.where(shop, wrong, truth)),
+    }
+    frame = frame_of(truth, groups, ["shop"] * 30 + ["film"] * 30)
+    found = compare(TASK, said, frame, PARAMS.evaluate)["sources"]
+    gain = 1 - macro_f1(truth[:30], wrong[:30])
+    for source, expected in (("shop", gain), ("film", -gain)):
+        assert (found[source]["rows"], found[source]["groups"]) == (30, 10)
+        assert found[source]["champion"]["difference"] == pytest.approx(expected)
+        assert found[source]["champion"]["interval"] == pytest.approx([expected] * 2)
 
 
 def test_a_model_that_is_better_in_every_group_is_better_in_every_draw() -> None:

@@ -8,6 +8,7 @@ from test_bad_road import refused
 from tiny import make_rows, set_params, write_csv
 
 from staytuned.files import read_json, write_json
+from staytuned.registry.lineage import tolerances
 from staytuned.workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -46,6 +47,14 @@ def test_elsewhere_the_metrics_are_compared_and_it_is_said_why(road: Workspace) 
     assert "; accuracy " in done.stdout and "; calibration error " in done.stdout
     write_json(lineage, read_json(lineage) | {"processor": "another", "tolerance": {**NONE, "accuracy": -1.0}})
     refused(staytuned(road, "rebuild", "1"), 69, "version 1 cannot be built again: macro-F1")
+
+
+def test_elsewhere_the_first_metric_may_be_off_by_the_margin_and_others_by_half_their_interval() -> None:
+    report = {
+        "metrics": [{"name": "f1"}, {"name": "accuracy"}],
+        "models": {"candidate": {"intervals": {"f1": [0.1, 0.9], "accuracy": [0.6, 0.7]}}},
+    }
+    assert tolerances(report, 0.02) == {"f1": 0.02, "accuracy": pytest.approx(0.05)}
 
 
 def test_a_version_that_went_on_from_a_champion_is_built_again_from_that_champion(road: Workspace) -> None:

@@ -15,22 +15,24 @@ from pathlib import Path
 import numpy
 import pandas
 import pytest
+import torch
 import urllib3
 from receiver import Receiver
 from ruamel.yaml import YAML
+from safetensors.torch import load_file, save_file
 from shell import staytuned
 from tiny import make_rows, make_workspace, set_params, tiny_params, write_csv
 
 from staytuned.alerts import FURTHER
+from staytuned.errors import RegistryError
 from staytuned.files import read_json, sha256
 from staytuned.params import Params
 from staytuned.pipeline import stage_order
-from staytuned.registry import pin, reload_check
+from staytuned.registry import pin, release, reload_check
 from staytuned.registry.alias import alias_now
 from staytuned.registry.ledger import CONFIRMATION, DECISION, PROMOTION, Ledger
 from staytuned.registry.reload import reloader
 from staytuned.registry.versions import Registry, database
-from staytuned.road import prefect_settings
 from staytuned.workspace import Workspace
 
 ENVIRONMENT = os.environ | {
@@ -56,7 +58,7 @@ def outputs(workspace: Workspace) -> dict[str, str]:
 
 
 def versions(workspace: Workspace) -> int:
-    return sum(entry.kind == PROMOTION for entry in Ledger(workspace.ledger).entries())
+    return len(Registry(workspace, Params.read(workspace.params)).versions())
 
 
 def champion(workspace: Workspace) -> int | None:
@@ -125,6 +127,30 @@ def test_each_proof_of_a_version_has_a_fresh_process_of_its_own(road: Workspace)
         found = [reload(1, pandas.DataFrame(examples["rows"], dtype="object")) for _ in ("a release", "its retry")]
     assert numpy.array_equal(*found)
     assert found[0] == pytest.approx(examples["outputs"], abs=1e-5)
+
+
+def test_a_version_that_answers_otherwise_when_it_is_reloaded_is_not_released(road: Workspace) -> None:
+    expected = numpy.array(read_json(road.evaluation / "examples.json")["outputs"], numpy.float32)
+    release._prove(road, lambda version, rows: expected, 2)
+    wrong = [
+        (expected + 2 * release.TOLERANCE, "version 2, reloaded in a fresh process, differs by"),
+        (numpy.full_like(expected, numpy.nan), "differs by nan in an output"),
+        (expected[1:], f"gives {len(expected) - 1} outputs instead of {len(expected)}; it was not promoted"),
+    ]
+    for found, said in wrong:
+        with pytest.raises(RegistryError, match=said):
+            release._prove(road, lambda version, rows, found=found: found, 2)
+
+
+@pytest.mark.slow
+def test_a_registered_model_that_is_not_the_candidate_is_not_promoted_again(road: Workspace) -> None:
+    (file,) = (road.var / "mlflow-artifacts").rglob("model.safetensors")
+    state = load_file(file)
+    state["head.bias"] += torch.arange(3)
+    save_file(state, file, metadata={"format": "pt"})
+    set_params(road, gate__margin=0.5)  # another decision, on version 1
+    done = staytuned(road, "run")
+    assert done.returncode == 69 and "version 1, reloaded in a fresh process, differs by" in done.stderr
 
 
 def test_a_proof_whose_release_was_killed_ends_before_it_has_imported_anything() -> None:
@@ -380,8 +406,3 @@ def test_the_data_of_a_registered_version_is_in_the_remote(finished_road: Worksp
     pointer = YAML(typ="safe").load(finished_road.root / "data" / "batches.dvc")["outs"][0]["md5"]
     kept = finished_road.var / "remote" / "files" / "md5" / pointer[:2] / pointer[2:]
     assert kept.is_file() and len(json.loads(kept.read_text())) == 1
-
-
-def test_no_tool_reports_to_anyone(tmp_path: Path) -> None:
-    prefect_settings(Workspace(tmp_path))
-    assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"

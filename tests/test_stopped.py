@@ -222,6 +222,15 @@ def test_nothing_goes_on_when_the_driver_is_killed(late: Workspace) -> None:
 
 
 @LATE
+def test_a_stage_that_the_kernel_kills_is_told_with_a_status_of_its_own_and_not_tried_again(late: Workspace) -> None:
+    with running(late, lambda: has_learnt(late), False, "run") as run:
+        os.kill(stage_at_work(late, "train") or 0, signal.SIGKILL)
+        said = run.communicate(timeout=120)[1]
+    assert run.returncode == 247 and "lower train.micro_batch" in said
+    assert is_whole(late)
+
+
+@LATE
 def test_ctrl_c_in_training(late: Workspace) -> None:
     said = interrupt(late, lambda: has_learnt(late), own_prefect=True)
     assert "training goes on from the checkpoint" in said  # of the run that was killed

@@ -111,7 +111,7 @@ def main(wanted: int = 200, seed: int = 1, processes: int = 1, threads: int = 2)
         print(f"{kills} kills, {in_writes} of them inside a write; seed {seed}, {time.monotonic() - start:.0f} s")
         print(f"taken up from a checkpoint {said.count('goes on from')} times; refused {said.count('refused')}")
         print(f"{ends} trainings came to their end; {others} of them with other weights or another curve")
-    return ends > 0 and others == 0
+    return ends > 0 and others == 0 and in_writes > 0 and "goes on from" in said
 
 
 if __name__ == "__main__":
