@@ -145,7 +145,7 @@ def learn(workspace: Workspace, model: Path, known: list[str]) -> None:
     """Write down that it learned from these batches."""
     write_json(model / "staytuned.json", read_json(model / "staytuned.json") | {"batches": known})
     rows = pandas.concat([rows_of(workspace, side) for side in (TRAIN, VALIDATION)])
-    row_hashes(rows["row"][rows["batch"].isin(known)]).tofile(model / TRAINED_ON)
+    row_hashes(rows[rows["batch"].isin(known)]).tofile(model / TRAINED_ON)
 
 
 def model_like(trained: Path, folder: Path, number: int) -> Path:

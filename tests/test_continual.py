@@ -3,6 +3,7 @@
 import shutil
 
 import numpy
+import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tiny import make_rows, make_workspace, set_params
 
-from staytuned.data.sides import TRAIN, TRAINED_ON, row_hashes
+from staytuned.data.sides import TRAIN, TRAINED_ON, row_hashes, rows_of
 from staytuned.errors import DataError, ParamsError
 from staytuned.files import read_json, sha256, write_json
 from staytuned.modelling.examples import Examples, list_array
@@ -25,7 +26,7 @@ from staytuned.workspace import Workspace
 def arrive(workspace: Workspace, *seeds: int) -> Params:
     """Encode 120 rows of each seed, as if they had been accepted."""
     rows = [
-        {"row": row["id"], "source": "shop", "group": row["document"], "batch": str(seed)}
+        {"row": row["id"], "text_pair": None, "source": "shop", "group": row["document"], "batch": str(seed)}
         | {name: row[name] for name in ("text", "label")}
         for seed in seeds
         for row in make_rows(120, seed)
@@ -60,9 +61,13 @@ def workspace(trained: Workspace, tmp_path) -> Workspace:
     return Workspace(shutil.copytree(trained.root, tmp_path / "workspace"))
 
 
-def rows_learned(workspace: Workspace, seed: int) -> set[str]:
-    names = Examples.read(workspace.encoded / f"{TRAIN}.arrow").names
-    return {name for name in names if name.startswith(f"{seed}-") or name.startswith(f"shop:{seed}-")}
+def rows_learned(workspace: Workspace, seed: int) -> pandas.DataFrame:
+    rows = rows_of(workspace, TRAIN)
+    return rows[rows["row"].str.startswith((f"{seed}-", f"shop:{seed}-"))]
+
+
+def rows_called(names: list[str]) -> pandas.DataFrame:
+    return pandas.DataFrame({"row": names, "group": names, "text": names, "text_pair": None})
 
 
 def test_it_learns_all_new_rows_and_as_many_old_ones_as_asked(workspace: Workspace) -> None:
@@ -71,6 +76,7 @@ def test_it_learns_all_new_rows_and_as_many_old_ones_as_asked(workspace: Workspa
     about = read_json(workspace.candidate / "staytuned.json")
     new = len(rows_learned(workspace, 1))
     assert about["rows"] == new + round(0.5 * new)
+    assert about["learned"] == len(rows_of(workspace, TRAIN))
     assert about["start"]["version"] == 1
 
 
@@ -148,7 +154,7 @@ def test_every_window_of_a_chosen_row_is_taken_and_no_row_twice(
     names = [f"row {number}" for number, count in enumerate(windows) for _ in range(count)]
     examples = Examples(pyarrow.table({"row": names, "input_ids": list_array([[1]] * len(names))}))
     old = min(known, len(windows) - 1)
-    (folder / TRAINED_ON).write_bytes(row_hashes([f"row {number}" for number in range(old)]).tobytes())
+    (folder / TRAINED_ON).write_bytes(row_hashes(rows_called([f"row {n}" for n in range(old)])).tobytes())
     taken = with_replay(examples, folder, replay, seed)
     rows = [taken.names[places[0]] for places in taken.by_row]
     assert len(rows) == len(set(rows))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pandas
 import pytest
 from ruamel.yaml import YAML
@@ -18,7 +19,7 @@ from tiny import make_rows, make_workspace, set_params, write_csv
 from staytuned import scoring
 from staytuned.data import batches
 from staytuned.data.readers import Reader
-from staytuned.data.sides import TEST, rows_of
+from staytuned.data.sides import TEST, TRAINED_ON, row_hashes, rows_of
 from staytuned.errors import is_full
 from staytuned.files import read_json, sha256, write_json
 from staytuned.params import Params
@@ -100,6 +101,30 @@ def test_rows_of_the_same_kind_are_no_drift(workspace: Workspace) -> None:
     assert report["champion"] == 3 and report["enough"] and not report["alarm"]
     assert 115 <= report["window"]["rows"] <= 120 and report["window"]["groups"] == 30
     assert report["said"].startswith("No drift")
+
+
+def test_answers_to_groups_that_the_champion_learned_from_are_not_held_against_others(workspace: Workspace) -> None:
+    """It knows the rows of an author better whose other rows it has seen: in the reference none of them counts."""
+    add(workspace, alike()[1])
+    before = drifted(workspace)
+    rows = pandas.concat([rows_of(workspace, side) for side in ("train", "validation", "test")])
+    seen = row_hashes(rows[rows["batch"].isin(before["window"]["batches"])])
+    file = workspace.pin / "champion" / TRAINED_ON
+    numpy.concatenate([numpy.fromfile(file, "<u8"), seen]).tofile(file)
+    report = drifted(workspace)
+    few = "of the window only 0 groups were not trained on, of the 5 that it takes"
+    assert report["skipped"] == {"answers": few, "confidence": few}
+    assert set(report["checks"]) == CHECKS - {"answers", "confidence"}
+    assert report["window"]["metric"] is None and report["estimated_accuracy"] is None
+    assert before["window"]["metric"] is not None and before["window"]["rows"] == report["window"]["rows"]
+
+
+def test_groups_that_are_larger_than_a_window_are_named(workspace: Workspace) -> None:
+    add(workspace, alike()[1])
+    set_params(workspace, drift__window=1)  # a document has four rows
+    report = drifted(workspace)
+    assert re.match(r"Nothing was looked at: each group of the \d+ rows that came since version 3 ", report["said"])
+    assert "raise that" in report["said"] and not report["enough"]
 
 
 def answers_of(workspace: Workspace, texts: list[str]) -> list[str]:

@@ -372,8 +372,11 @@ def test_a_bound_holds_on_each_source_that_has_rows_enough() -> None:
     evidence = report()
     slices = {"shop": {"rows": 60, "metrics": {"accuracy": 0.69}}, "film": {"rows": 40, "metrics": {"accuracy": 0.1}}}
     evidence["models"]["candidate"]["slices"] = slices
+    evidence["sources"] = {name: {"rows": found["rows"], "groups": 20} for name, found in slices.items()}
     decision = decide(evidence, FIRST, policy)
     assert decision == Decision("BLOCK", ["accuracy on shop 0.690 < gate.sources.bounds.accuracy 0.7"])
+    of_few_groups = with_value(evidence, "sources.shop.groups", 4)
+    assert decide(of_few_groups, FIRST, policy).outcome == "PROMOTE"
 
 
 @pytest.mark.parametrize(

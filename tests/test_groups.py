@@ -13,11 +13,10 @@ from staytuned.data.groups import (
     Older,
     Placed,
     bands_of,
-    normalised,
     place,
     texts_on_two_sides,
 )
-from staytuned.data.sides import KEPT_OUT, TEST, TRAIN, VALIDATION, side_of
+from staytuned.data.sides import KEPT_OUT, TEST, TRAIN, VALIDATION, normalised, side_of
 from staytuned.sections import Split
 
 SPLIT = Split(salt=1, validation=0.25, test=0.25, near_duplicate=0.9)

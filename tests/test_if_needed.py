@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pandas
@@ -248,6 +249,15 @@ def test_a_new_decision_on_the_same_weights_is_no_training(road: Workspace) -> N
     before = situation._trainings(of_kind(road, DECISION))
     Ledger(road.ledger).append(DECISION, **before[0].facts | {"key": "another policy"})
     assert situation._trainings(of_kind(road, DECISION)) == before
+
+
+def test_a_training_of_a_time_that_has_not_come_is_not_the_last_for_long() -> None:
+    """An entry that was written while the clock stood too far ahead."""
+    now = datetime.now(UTC)
+    known, ahead = (SimpleNamespace(when=(now - timedelta(days=days)).isoformat()) for days in (3, -400))
+    assert situation._age([]) is None
+    assert situation._age([known, ahead]) == pytest.approx(3, abs=0.1)
+    assert situation._age([ahead]) == pytest.approx(-400, abs=0.1)
 
 
 def test_a_window_of_rows_that_were_withdrawn_says_nothing_any_more() -> None:

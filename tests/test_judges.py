@@ -1,10 +1,12 @@
 """Which test rows judge: of a large source a sample, which new rows join and none leaves."""
 
+import random
+
 import pandas
 from hypothesis import given
 from hypothesis import strategies as st
 
-from staytuned.data.sides import that_judge
+from staytuned.data.sides import TEST, that_judge, with_lots
 
 lots_of_sources = st.lists(st.tuples(st.sampled_from(["film", "tweet"]), st.integers(1, 16)), min_size=1, max_size=200)
 
@@ -52,6 +54,16 @@ def test_none_joins_again_and_none_leaves_until_there_are_too_many(
         if (of_source["before"] & ~of_source["after"]).any():
             here = whole[whole["source"] == source]
             assert of_source["before"].sum() + len(here[here["lot"] >= len(lots)]) > most
+
+
+def test_a_small_source_in_a_batch_of_a_large_one_judges_whole() -> None:
+    sources = ["film"] * 5000 + ["tweet"] * 300
+    random.Random(7).shuffle(sources)
+    names = [f"row {number}" for number in range(len(sources))]
+    rows = pandas.DataFrame({"row": names, "group": names, "batch": "one", "source": sources})
+    judges = that_judge(with_lots(rows, TEST), 2000)
+    assert judges[rows["source"] == "tweet"].all()
+    assert 1000 < judges[rows["source"] == "film"].sum() <= 2000
 
 
 def test_it_is_the_same_in_every_run_and_of_many_lots_half_of_the_limit_at_least() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from tiny import make_rows, make_workspace
 
 from staytuned import tasks
-from staytuned.data.sides import TEST, TRAIN, VALIDATION, row_hashes, rows_of
+from staytuned.data.sides import TEST, TRAIN, VALIDATION, row_hashes, rows_of, unseen_by
 from staytuned.errors import DataError, MissingError, TrainingError
 from staytuned.files import read_json, sha256
 from staytuned.modelling.device import make_deterministic, pick_device
@@ -26,6 +27,7 @@ from staytuned.params import Params
 from staytuned.predictor import Predictor, frame_of
 from staytuned.stages import encode, evaluate, split, train
 from staytuned.tasks import Metric, Side
+from staytuned.training import loop
 from staytuned.training.loop import fit, is_better, steps_in, validate
 from staytuned.training.order import shuffled_batches
 from staytuned.training.state import Point, Weights
@@ -124,16 +126,16 @@ def test_no_test_row_in_training(workspace: Workspace, params: Params) -> None:
     """The stage does as well where the test rows are not even there, and records whom it was trained on."""
     train.run(workspace, params)
     before = sha256(workspace.candidate / "model.safetensors")
-    names = {side: examples_of(workspace, side).names for side in (TRAIN, VALIDATION, TEST)}
     file, hidden = workspace.encoded / f"{TEST}.arrow", workspace.root / "hidden.arrow"
     file.rename(hidden)
     train.run(workspace, params)
     hidden.rename(file)
     assert sha256(workspace.candidate / "model.safetensors") == before
     seen = numpy.fromfile(workspace.candidate / "trained_on.u64", dtype="<u8")
-    assert seen.tolist() == row_hashes([*names[TRAIN], *names[VALIDATION]]).tolist()
-    assert names[TEST]
-    assert not numpy.isin(row_hashes(names[TEST]), seen).any()
+    learned, test = pandas.concat([rows_of(workspace, side) for side in (TRAIN, VALIDATION)]), rows_of(workspace, TEST)
+    assert seen.tolist() == row_hashes(learned).tolist()
+    assert len(test) and unseen_by(test, [workspace.candidate]).all()
+    assert not unseen_by(learned, [workspace.candidate]).any()
 
 
 def test_the_candidate_is_a_folder_without_a_pickle_that_gives_logits(workspace: Workspace, params: Params) -> None:
@@ -220,18 +222,31 @@ def test_a_loss_that_is_no_number_ends_training_and_names_the_rows(workspace: Wo
 
 
 def test_a_model_is_not_judged_on_a_row_that_it_was_trained_on(workspace: Workspace, params: Params) -> None:
-    """With another salt, a row that an older model learned from may stand on the test side."""
+    """With another salt a row that an older model learned from may stand on the test side, or a row of its group; and after
+    a withdrawal the text may come again under another name.
+    """
     train.run(workspace, params)
-    names = examples_of(workspace, TEST).names
+    test, train_side = rows_of(workspace, TEST), rows_of(workspace, TRAIN)
     seen = workspace.candidate / "trained_on.u64"
-    seen.write_bytes(row_hashes([*examples_of(workspace, TRAIN).names, *names[:2]]).tobytes())
+    again = test.head(1).assign(row="another", group="another", text=test["text"].head(1).str.upper() + "!")
+    of_group = test[~test["group"].isin(test["group"].head(1))].head(1).assign(row="a third", text="a text of its own")
+    seen.write_bytes(row_hashes(pandas.concat([train_side, again, of_group])).tobytes())
     evaluate.run(workspace, params)
-    report = read_json(workspace.evaluation / "evaluation.json")
-    assert report["test"]["kept_from_judging"] == 2
-    assert report["test"]["rows"] == len(names) - 2
-    seen.write_bytes(row_hashes(names).tobytes())
-    with pytest.raises(DataError, match=rf"each of the {len(names)} test rows was trained on by candidate"):
+    report, kept = read_json(workspace.evaluation / "evaluation.json"), 1 + test["group"].isin(of_group["group"]).sum()
+    assert report["test"]["kept_from_judging"] == kept
+    assert report["test"]["rows"] == len(test) - kept
+    seen.write_bytes(row_hashes(test).tobytes())
+    with pytest.raises(DataError, match=rf"each of the {len(test)} test rows was trained on by candidate"):
         evaluate.run(workspace, params)
+
+
+def test_no_evaluation_before_the_best_was_as_good_by_score_and_by_loss(
+    workspace: Workspace, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter([(0.50, 0.800), (0.60, 0.810), (0.58, 0.740), (0.70, 0.745)])  # loss and score
+    monkeypatch.setattr(loop, "validate", lambda *_: next(measured))
+    _, best, _, _ = fitted(workspace, tuned(params, epochs=4, patience=9, evaluations_per_epoch=1))
+    assert (best.validation_loss, best.validation_score) == (0.60, 0.810)
 
 
 def test_of_a_source_with_more_test_rows_than_may_judge_a_sample_does(tmp_path: Path) -> None:

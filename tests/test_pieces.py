@@ -323,17 +323,22 @@ ARRIVED = st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 9)),
 
 
 @given(ARRIVED)
-def test_a_lot_is_of_one_side_of_a_batch_and_stays_as_it_is_when_more_come(
+def test_a_lot_is_of_one_side_and_source_of_a_batch_and_stays_as_it_is_when_more_come(
     arrived: list[list[tuple[str, int]]],
 ) -> None:
+    kind = ["batch", "side", "source"]
     rows = pandas.DataFrame(
-        [(batch, side, f"{side}{group}") for batch, rows in enumerate(arrived) for side, group in rows],
-        columns=["batch", "side", "group"],
+        [
+            (batch, side, f"shop {group % 2}", f"{side}{group}")
+            for batch, rows in enumerate(arrived)
+            for side, group in rows
+        ],
+        columns=[*kind, "group"],
     )
     lot = lots(rows)
     for _, part in rows.groupby(lot):
-        assert len(part) <= LOT and len(part[["batch", "side"]].drop_duplicates()) == 1
-    assert rows.groupby(["batch", "side"]).size().floordiv(-LOT).mul(-1).sum() == lot.nunique()
+        assert len(part) <= LOT and len(part[kind].drop_duplicates()) == 1
+    assert rows.groupby(kind).size().floordiv(-LOT).mul(-1).sum() == lot.nunique()
     before = rows[rows["batch"] < len(arrived) - 1]
     assert set(map(tuple, rows.index.groupby(lot).values())) >= set(
         map(tuple, before.index.groupby(lots(before)).values())
@@ -342,6 +347,6 @@ def test_a_lot_is_of_one_side_of_a_batch_and_stays_as_it_is_when_more_come(
 
 def test_the_newest_groups_are_in_few_lots_though_their_rows_are_not_together() -> None:
     groups = random.Random(1).choices([f"g{number}" for number in range(100)], k=1000)
-    rows = pandas.DataFrame({"batch": "b", "side": "test", "group": groups})
+    rows = pandas.DataFrame({"batch": "b", "side": "test", "source": "shop", "group": groups})
     lot = lots(rows)
     assert lot[newest(rows["group"], 160)].nunique() <= 160 / LOT + 1 < lot[-160:].nunique()

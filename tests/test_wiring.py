@@ -17,6 +17,7 @@ from tiny import make_rows, make_workspace, write_csv
 from staytuned import cli
 from staytuned.data import batches, example
 from staytuned.data.readers import Reader
+from staytuned.data.sides import TRAINED_ON, row_hashes, rows_of
 from staytuned.files import read_json, sha256, write_json
 from staytuned.params import Params
 from staytuned.registry import pin
@@ -200,6 +201,8 @@ def make_champion(workspace: Workspace) -> None:
     about = read_json(workspace.pin / "champion" / "staytuned.json")
     first = batches.manifest(workspace)[0].batch[:16]
     write_json(workspace.pin / "champion" / "staytuned.json", about | {"batches": [first]})
+    rows = rows_of(workspace, "train")
+    row_hashes(rows[rows["batch"] == first]).tofile(workspace.pin / "champion" / TRAINED_ON)
     write_json(workspace.pin / "pin.json", {"champion": {"version": 1, "weights": "its hash"}, "best": None})
 
 

@@ -160,13 +160,14 @@ def _champion(workspace: Workspace, task: Task) -> tuple[Path | None, list[str]]
 
 def _full(champion: Path) -> Method:
     predictor = Predictor(champion)
-    labels = read_json(champion / "staytuned.json")["rows"]
+    about = read_json(champion / "staytuned.json")
+    labels = about.get("learned", about["rows"])
     return Method("full fine-tuning", labels, lambda: lambda texts: predictor.predict(frame_of(texts)), is_timed=False)
 
 
 def _seen(test: pandas.DataFrame, champion: Path) -> numpy.ndarray:
     """Which test rows the champion was trained on: with another salt, it may have been. No method is judged on them."""
-    seen = ~unseen_by(test["row"], [champion])
+    seen = ~unseen_by(test, [champion])
     if seen.all():
         raise DataError(
             f"the champion was trained on each of the {len(test)} test rows; ingest new rows, or set split.salt back "

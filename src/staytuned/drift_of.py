@@ -125,7 +125,7 @@ def _reference(
 ) -> tuple[pandas.DataFrame, pandas.DataFrame]:
     """The newest rows of the champion's batches, and all that are asked about together with one of them."""
     known = read_json(champion / "staytuned.json").get("batches", [])
-    reference, _, together = reference_and_window(workspace, known, params.drift)
+    reference, _, together, _ = reference_and_window(workspace, known, params.drift)
     if not len(reference):
         raise MissingError(
             f"{workspace.accepted} holds no row of the batches that version {version} was made from; `staytuned run` "

@@ -64,14 +64,14 @@ def answered(workspace: Workspace, params: Params, ledger: Ledger) -> tuple[Answ
     answer = decide(
         Situation(
             champion=version,
-            age=_days_since(trainings[-1]) if trainings else None,
+            age=_age(trainings),
             new_rows=sum(batches.values()),
             tried_rows=sum(unserved.values()) - sum(batches.values()),
             alarms=_alarms([*before, now], version, accepted),
             measured=measured(drift) if drift else None,
             estimated=estimated(drift) if drift else None,
             cost=expected_tokens(workspace, params),
-            spent=sum(entry.facts.get("tokens", 0) for entry in trainings if _days_since(entry) <= PERIOD),
+            spent=sum(entry.facts.get("tokens", 0) for entry in trainings if -1 <= _days_since(entry) <= PERIOD),
         ),
         params.triggers,
     )
@@ -100,6 +100,12 @@ def _trainings(entries: list[Entry]) -> list[Entry]:
         if entry.kind == DECISION:
             first.setdefault(entry.facts["weights"], entry)
     return list(first.values())
+
+
+def _age(trainings: list[Entry]) -> float | None:
+    """Days since the last training that the clock has passed; negative where it has passed none."""
+    days = [_days_since(entry) for entry in trainings]
+    return next((passed for passed in reversed(days) if passed >= 0), days[-1] if days else None)
 
 
 def _days_since(entry: Entry) -> float:

@@ -67,6 +67,7 @@ def look_at(history: History, champion: Version, arrival: int) -> dict[str, Any]
             return answered(history.task, predict(history, model, rows), rows)
 
         vectors = history.vectors[numpy.concatenate(places)]
-        is_unseen = (reference["side"] == TEST).to_numpy()  # groups never change sides
-        look(history.params, history.task, reference, window, is_unseen, vectors, say, report)
+        trained_on = set(rows["group"][known & (rows["side"] != TEST)])
+        of_reference, of_window = (frame["group"].isin(trained_on).to_numpy() for frame in (reference, window))
+        look(history.params, history.task, reference, window, (~of_reference, ~of_window), vectors, say, report)
     return report

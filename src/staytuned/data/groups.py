@@ -1,6 +1,5 @@
 """Groups of rows that must not part, near-duplicates among them, and the side each group is on."""
 
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -97,13 +96,6 @@ def place(rows: Iterable[Newcomer], older: Iterable[Older], split: Split) -> Ite
 def _signed(row: Newcomer | Older) -> list[Signed]:
     """All by which a row nearly repeats another."""
     return [Signed(row.text, row.bands), *([row.pair] if row.pair else [])]
-
-
-def normalised(text: str) -> str:
-    """Text without case, spacing, punctuation and compatibility forms; letters, marks, digits and emoji stay."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    kept = "".join(c for c in folded if unicodedata.category(c)[0] in "LMNS" or c == "\N{ZERO WIDTH JOINER}")
-    return kept or folded
 
 
 class NearDuplicates:

@@ -1,7 +1,8 @@
 """The sides of the split, and the rows that a model was trained on."""
 
 import hashlib
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy
@@ -17,7 +18,7 @@ from staytuned.workspace import Workspace
 
 TRAIN, VALIDATION, TEST, KEPT_OUT = "train", "validation", "test", "kept out"
 LOT = 16  # rows: of fewer each takes longer, of more there are more that nobody wanted
-TRAINED_ON = "trained_on.u64"  # of a model's folder: hashes of the rows that it learned from or was stopped by
+TRAINED_ON = "trained_on.u64"  # of a model's folder: hashes of all that it learned from or was stopped by
 
 
 def side_of(group: str, split: Split) -> str:
@@ -33,20 +34,49 @@ def _share(name: str) -> float:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
 
 
-def row_hashes(rows: Iterable[str]) -> numpy.ndarray:
-    """64-bit hashes of row ids, sorted, as a model carries them to say what it was trained on."""
-    return numpy.sort(_hashes(rows))
+def normalised(text: str) -> str:
+    """Text without case, spacing, punctuation and compatibility forms; letters, marks, digits and emoji stay."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    kept = "".join(c for c in folded if unicodedata.category(c)[0] in "LMNS" or c == "\N{ZERO WIDTH JOINER}")
+    return kept or folded
 
 
-def _hashes(rows: Iterable[str]) -> numpy.ndarray:
-    return numpy.fromiter((xxhash.xxh64_intdigest(row.encode()) for row in rows), dtype="<u8")
+def row_hashes(rows: pandas.DataFrame) -> numpy.ndarray:
+    """64-bit hashes of rows, sorted, as a model carries them to say what it was trained on: of ids, groups and texts.
+
+    The same text may come again under another id, and a group go on or, with another salt, stand on another side.
+    """
+    return numpy.unique(numpy.concatenate([_hashes(names) for names in _names(rows)]))
 
 
-def unseen_by(rows: Iterable[str], folders: Iterable[Path]) -> numpy.ndarray:
-    """Which rows no model of these folders was trained on, nor what it was made of; shape (rows,)."""
-    seen = [numpy.empty(0, "<u8"), *(numpy.fromfile(folder / TRAINED_ON, dtype="<u8") for folder in folders)]
-    found: numpy.ndarray = ~numpy.isin(_hashes(rows), numpy.concatenate(seen))
+def _names(rows: pandas.DataFrame) -> Iterator[list[str]]:
+    """Of each row, what it is called, and what it shares with others: its group, its texts."""
+    yield rows["row"].astype(str).tolist()
+    yield [f"group {group}" for group in rows["group"]]
+    pairs = zip(rows["text"], rows["text_pair"], strict=True)
+    yield [f"text {' '.join(normalised(text) for text in pair if isinstance(text, str))}" for pair in pairs]
+
+
+def _hashes(names: Iterable[str]) -> numpy.ndarray:
+    return numpy.fromiter((xxhash.xxh64_intdigest(name.encode()) for name in names), dtype="<u8")
+
+
+def are_new(ids: Iterable[str], folder: Path) -> numpy.ndarray:
+    """Which rows the model of this folder was not trained on, nor what it was made of, by their ids; shape (rows,)."""
+    found: numpy.ndarray = ~numpy.isin(_hashes(ids), _trained_on(folder))
     return found
+
+
+def unseen_by(rows: pandas.DataFrame, folders: Iterable[Path]) -> numpy.ndarray:
+    """Which rows no model of these folders was trained on, nor what it was made of, nor on their groups or texts."""
+    seen = numpy.concatenate([numpy.empty(0, "<u8"), *map(_trained_on, folders)])
+    is_seen = [numpy.isin(_hashes(names), seen) for names in _names(rows)]
+    found: numpy.ndarray = ~numpy.logical_or.reduce(is_seen)
+    return found
+
+
+def _trained_on(folder: Path) -> numpy.ndarray:
+    return numpy.fromfile(folder / TRAINED_ON, dtype="<u8")
 
 
 def check_split(workspace: Workspace) -> None:
@@ -82,7 +112,7 @@ def that_judge(rows: pandas.DataFrame, most: int | None) -> numpy.ndarray:
     was asked once, by drift too, is of use again.
 
     Args:
-        rows: With ``row``, ``source`` and ``lot``; a lot counts for the source of its first row.
+        rows: With ``row``, ``source`` and ``lot``.
         most: Rows of each source; None: all.
     """
     found = numpy.ones(len(rows), bool)
@@ -100,18 +130,18 @@ def that_judge(rows: pandas.DataFrame, most: int | None) -> numpy.ndarray:
 
 
 def lots(rows: pandas.DataFrame) -> pandas.Series:
-    """The number of each row's lot: of up to 16 rows of one side of a batch, that a model is asked about together.
+    """The number of each row's lot: of up to 16 rows of one side and source of a batch, asked about together.
 
     Groups stand in the order in which they end, so that the newest whole groups are in few lots.
 
     Args:
-        rows: All of one side or of several, in the order of arrival, with ``batch``, ``side`` and ``group``.
+        rows: All of one side or of several, as they arrived, with ``batch``, ``side``, ``source`` and ``group``.
     """
     place = pandas.Series(numpy.arange(len(rows)), rows.index)
     end = place.groupby([rows["batch"], rows["group"]]).transform("max")
     ordered = rows.iloc[numpy.lexsort((place, end))]
-    part = ordered.groupby(["batch", "side"]).cumcount() // LOT
-    return ordered.groupby(["batch", "side", part]).ngroup().reindex(rows.index).rename("lot")
+    part = ordered.groupby(["batch", "side", "source"]).cumcount() // LOT
+    return ordered.groupby(["batch", "side", "source", part]).ngroup().reindex(rows.index).rename("lot")
 
 
 def with_lots(rows: pandas.DataFrame, side: str) -> pandas.DataFrame:

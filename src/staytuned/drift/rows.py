@@ -13,12 +13,13 @@ LEAST = {"reference": 20, "window": 5}  # groups: 53,130 ways to draw 5 of 25; o
 
 def reference_and_window(
     workspace: Workspace, known: list[str], options: Drift
-) -> tuple[pandas.DataFrame, pandas.DataFrame, pandas.DataFrame]:
+) -> tuple[pandas.DataFrame, pandas.DataFrame, pandas.DataFrame, int]:
     """The newest rows of the champion's batches and the newest of later ones, in the order of arrival; and their lots.
 
     Of both whole groups, as of the split, and rows of all its sides: what the base model and the labels say of a row
     does not depend on who was trained on it. Rows that were kept out of the sides are left out. The third are all rows
-    that are asked about together with one of these, themselves too, with the number of their ``lot``.
+    that are asked about together with one of these, themselves too, with the number of their ``lot``. The last
+    is how many rows there are of later batches.
 
     Args:
         workspace: With accepted rows and their split.
@@ -27,7 +28,8 @@ def reference_and_window(
     """
     table = pyarrow.parquet.read_table(workspace.accepted)
     split = pyarrow.parquet.read_table(workspace.split, columns=["side", "group"]).to_pandas()
-    split = split.assign(batch=table["batch"].to_pandas())[split["side"] != KEPT_OUT]
+    arrived = {name: table[name].to_pandas() for name in ("batch", "source")}
+    split = split.assign(**arrived)[split["side"] != KEPT_OUT]
     is_known = split["batch"].isin(known)
     chosen = []
     for here, limit in ((is_known, options.reference), (~is_known, options.window)):
@@ -35,7 +37,7 @@ def reference_and_window(
         chosen.append(groups[newest(groups, limit)])
     lot = lots(split)
     together = lot[lot.isin(lot[pandas.concat(chosen).index])]
-    return _taken(table, chosen[0]), _taken(table, chosen[1]), _taken(table, together)
+    return _taken(table, chosen[0]), _taken(table, chosen[1]), _taken(table, together), int((~is_known).sum())
 
 
 def _taken(table: pyarrow.Table, column: pandas.Series) -> pandas.DataFrame:

@@ -229,7 +229,7 @@ def _bounds(report: dict[str, Any], policy: Gate) -> tuple[list[str], list[str]]
         )
         for name, bound in policy.sources.bounds.items()
         for source, found in report["models"]["candidate"]["slices"].items()
-        if found["rows"] >= policy.sources.min_rows
+        if _is_asked(report["sources"][source], policy)
     ]
     checks.append((f"gain in {first['title']} over {report['before']}", gain, "gate.min_gain", policy.min_gain, 1))
     missed, kept = list[str](), list[str]()

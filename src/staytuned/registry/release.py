@@ -275,7 +275,7 @@ def _card(workspace: Workspace, params: Params, report: dict[str, Any], decision
         task=params.task.name,
         classes=tasks.load(params).classes,
         base=about["base"],
-        rows=about["rows"],
+        rows=about.get("learned", about["rows"]),
         decision=decision,
         **report,
     )

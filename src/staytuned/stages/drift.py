@@ -45,8 +45,9 @@ def run(workspace: Workspace, params: Params) -> None:
     rows = None
     if champion:
         known = read_json(workspace.pin / "champion" / "staytuned.json").get("batches", [])  # older ones do not say
-        reference, window, together = reference_and_window(workspace, known, params.drift)
+        reference, window, together, new = reference_and_window(workspace, known, params.drift)
         measure_sizes(report, reference, window)
+        report["too_large"] = 0 if len(window) else new
         if report["enough"]:
             asker = Asker(workspace.pin / "champion", ("drift", "evaluate"), workspace.embeddings)
             rows = compare(workspace, params, asker, (reference, window, together), report)
@@ -61,6 +62,7 @@ def empty_report(champion: int | None, metric: Metric) -> dict[str, Any]:
         "champion": champion,
         "enough": False,
         "alarm": False,
+        "too_large": 0,  # new rows, where none is looked at since each group of them has more than a window
         "metric": metric._asdict(),
         "reference": {"rows": 0, "groups": 0, "metric": None, "accuracy": None},
         "window": {"rows": 0, "groups": 0, "batches": [], "metric": None, "interval": None, "accuracy": None},
@@ -111,7 +113,7 @@ def compare(
             tasks.trained(asker.champion),
             reference,
             window,
-            unseen_groups(reference, asker.champion),
+            (unseen_groups(reference, asker.champion), unseen_groups(window, asker.champion)),
             embedded(texts, base, params.encode.max_tokens, asker.embeddings),
             lambda frame: said(asker.champion, frame, together, pieces),
             report,
@@ -123,7 +125,7 @@ def look(
     task: Task,
     reference: pandas.DataFrame,
     window: pandas.DataFrame,
-    is_unseen: numpy.ndarray,
+    are_unseen: tuple[numpy.ndarray, numpy.ndarray],
     vectors: numpy.ndarray,
     say: Callable[[pandas.DataFrame], Said],
     report: dict[str, Any],
@@ -135,33 +137,36 @@ def look(
         task: The champion's.
         reference: Rows that it knew.
         window: Rows that came since.
-        is_unseen: Which rows of the reference are of groups that it was not trained on.
+        are_unseen: Which rows of reference and window are of groups that it was not trained on: it knows the others.
         vectors: Embeddings of the rows of both.
         say: What the champion says of a frame.
         report: To be filled in.
     """
     frame = pandas.concat([reference, window], ignore_index=True)
-    unseen = reference.reset_index(drop=True)[is_unseen]
-    of_window = say(window)
-    of_reference = None
-    if unseen["group"].nunique() >= LEAST["reference"]:
-        of_reference = say(unseen)
-    measure(params, task, (unseen, of_reference) if of_reference else None, (window, of_window), report)
+    unseen, new = (
+        rows.reset_index(drop=True)[mask] for rows, mask in zip((reference, window), are_unseen, strict=True)
+    )
+    of_reference, of_window = (
+        say(rows) if rows["group"].nunique() >= LEAST[name] else None
+        for name, rows in (("reference", unseen), ("window", new))
+    )
+    if of_window:
+        measure(params, task, (unseen, of_reference) if of_reference else None, (new, of_window), report)
     rows = Compared(
         frame=frame,
         in_window=numpy.arange(len(frame)) >= len(reference),
         vectors=vectors,
         labelled=bool(task.classes) and bool(window["label"].notna().any()),
-        answers=both(of_reference, of_window, unseen.index.append(frame.index[len(reference) :])),
+        answers=both(of_reference, of_window, unseen.index.append(new.index + len(reference))),
     )
     check(rows, params.drift, report)
-    report["skipped"] = skipped(task, unseen, rows)
+    report["skipped"] = skipped(task, {"reference": unseen, "window": new}, rows)
     return rows
 
 
 def unseen_groups(frame: pandas.DataFrame, champion: Path) -> numpy.ndarray:
     """Which rows are of groups that the champion was not trained or stopped on, with any row."""
-    seen = pandas.Series(~unseen_by(frame["row"], [champion]), frame.index)
+    seen = pandas.Series(~unseen_by(frame, [champion]), frame.index)
     unseen: numpy.ndarray = ~seen.groupby(frame["group"]).transform("any").to_numpy()
     return unseen
 
@@ -221,23 +226,27 @@ def right_in(asked: Asked) -> numpy.ndarray:
     return right
 
 
-def skipped(task: Task, unseen: pandas.DataFrame, rows: Compared) -> dict[str, str]:
+def skipped(task: Task, unseen: dict[str, pandas.DataFrame], rows: Compared) -> dict[str, str]:
     """The checks that were not made, and why."""
     found = {}
     if not rows.labelled:
         open_set = "a row of this task has no single label of a closed set"
         found["labels"] = "the new rows have no labels" if task.classes else open_set
     if not rows.answers:
-        groups = unseen["group"].nunique()
-        few = f"of the reference only {groups} groups were not trained on, of the {LEAST['reference']} that it takes"
-        why = few if groups < LEAST["reference"] else "this task gives a row no single answer with a probability"
+        found_of = {name: here["group"].nunique() for name, here in unseen.items()}
+        few = [
+            f"of the {name} only {groups} groups were not trained on, of the {LEAST[name]} that it takes"
+            for name, groups in found_of.items()
+            if groups < LEAST[name]
+        ]
+        why = few[0] if few else "this task gives a row no single answer with a probability"
         found |= {"answers": why, "confidence": why}
     return found
 
 
-def both(reference: Said | None, window: Said, places: pandas.Index) -> Answers | None:
+def both(reference: Said | None, window: Said | None, places: pandas.Index) -> Answers | None:
     """The answers in both, if there are any; ``places`` of the rows among all that are compared."""
-    if reference is None or not len(window.answers):
+    if reference is None or window is None or not len(window.answers):
         return None
     names = numpy.concatenate([reference.answers, window.answers])
     return Answers(places.to_numpy(), names, numpy.concatenate([reference.confidence, window.confidence]))
@@ -253,6 +262,12 @@ def in_words(report: dict[str, Any], page: str, cure: str) -> str:
     if report["champion"] is None:
         return "There was no champion when this was asked, so there was nothing that rows could drift away from."
     reference, window = report["reference"], report["window"]
+    if report["too_large"]:
+        return (
+            f"Nothing was looked at: each group of the {report['too_large']} rows that came since version "
+            f"{report['champion']} was trained has more rows than drift.window; raise that, or set "
+            "ingest.columns.group to a column of smaller ones."
+        )
     if not window["rows"]:
         return f"No row has come since version {report['champion']} was trained."
     if not report["enough"]:

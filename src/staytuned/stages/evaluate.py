@@ -55,7 +55,9 @@ def run(workspace: Workspace, params: Params) -> None:
         task.check_comparable(folder)
     if task.counts_tokens:
         check_tokens(folders.values())
-    fair = unseen_by(test.frame["row"], folders.values())  # with another salt, an old model may have seen them
+    fair = unseen_by(
+        test.frame, folders.values()
+    )  # an old model may have seen them: another salt, texts that came anew
     if not fair.any():
         raise DataError(
             f"each of the {len(fair)} test rows was trained on by {', '.join(folders)}; ingest new rows, or set "

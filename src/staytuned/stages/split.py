@@ -11,8 +11,8 @@ import pyarrow.parquet
 import xxhash
 
 from staytuned import tasks
-from staytuned.data.groups import Newcomer, Older, Signed, bands_of, normalised, place, texts_on_two_sides
-from staytuned.data.sides import KEPT_OUT, TEST, TRAIN, VALIDATION
+from staytuned.data.groups import Newcomer, Older, Signed, bands_of, place, texts_on_two_sides
+from staytuned.data.sides import KEPT_OUT, TEST, TRAIN, VALIDATION, normalised
 from staytuned.errors import DataError
 from staytuned.files import PARQUET, replacing, write_json
 from staytuned.params import Params

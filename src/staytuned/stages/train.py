@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import pandas
 import torch
 from pyarrow.parquet import read_table
 from safetensors.torch import load_file
@@ -25,7 +26,14 @@ from staytuned.progress import bar
 from staytuned.tasks import Side, Task
 from staytuned.training import ranks
 from staytuned.training.checkpoint import Checkpoints, write_tensors
-from staytuned.training.continual import champion_to_start_from, check_continues, continued, mean_with, with_replay
+from staytuned.training.continual import (
+    champion_to_start_from,
+    check_continues,
+    continued,
+    mean_with,
+    new_to,
+    with_replay,
+)
 from staytuned.training.cost import tokens_of
 from staytuned.training.loop import fit, steps_in
 from staytuned.training.origin import origin_of
@@ -87,8 +95,12 @@ def _train(workspace: Workspace, params: Params) -> None:
     if before:
         weights = mean_with(load_file(before / "model.safetensors"), weights, options.champion_share)
     _save(workspace.candidate, model, weights, base)
-    learned = row_hashes({*train.names, *validation.examples.names})
+    own = rows_of(workspace, TRAIN)
+    learned = row_hashes(pandas.concat([own[own["row"].isin(set(train.names))], validation.frame]))
+    rows_learned = len(train.by_row)
     if before:
+        about = read_json(before / "staytuned.json")  # an older one does not say it without its replay
+        rows_learned = about.get("learned", about["rows"]) + int(new_to(before, train).sum())
         learned = numpy.union1d(learned, numpy.fromfile(before / TRAINED_ON, dtype="<u8"))
     (workspace.candidate / TRAINED_ON).write_bytes(learned.tobytes())
     write_json(
@@ -101,6 +113,7 @@ def _train(workspace: Workspace, params: Params) -> None:
             "encoding": read_json(workspace.reports / "encoding.json")["base"]["sha256"],
             "train": params.section("train"),
             "rows": len(train.by_row),
+            "learned": rows_learned,
             "tokens": tokens_of(train, options),
             "device": name_of(pick_device(options.device)),
             "start": read_json(before / "start.json") if before else None,

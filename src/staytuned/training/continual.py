@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy
 
-from staytuned.data.sides import unseen_by
+from staytuned.data.sides import are_new
 from staytuned.errors import DataError, ParamsError
 from staytuned.files import read_json
 from staytuned.modelling.examples import Examples
@@ -64,17 +64,21 @@ def check_continues(champion: Path, params: Params, task: Task, base: str) -> No
         )
 
 
+def new_to(champion: Path, train: Examples) -> numpy.ndarray:
+    """Which rows of the examples the champion has not learned, shape (rows,)."""
+    return are_new([train.names[places[0]] for places in train.by_row], champion)
+
+
 def with_replay(train: Examples, champion: Path, replay: float, seed: int) -> Examples:
     """The examples of all rows that are new to the champion, and of ``replay`` old rows for each of them.
 
     Raises:
         DataError: no row is new to it.
     """
-    names = [train.names[places[0]] for places in train.by_row]
-    is_new = unseen_by(names, [champion])
+    is_new = new_to(champion, train)
     if not is_new.any():
         raise DataError(
-            f"none of the {len(names)} training rows is new to the champion, which training is to go on from; ingest "
+            f"none of the {len(is_new)} training rows is new to the champion, which training is to go on from; ingest "
             "new rows, or set train.start to 'base'"
         )
     return train.of_rows(chosen(is_new, replay, seed).tolist())

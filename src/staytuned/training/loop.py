@@ -114,21 +114,22 @@ def _take_up(
 
 def _add(training: Training, point: Point, losses: list[float], task: Task, params: Train) -> None:
     """Note an evaluation, and the weights if it is the best."""
-    best = training.curve[training.best_at] if training.curve else None
+    is_best = all(is_better(point, before, task.validation_metric) for before in training.curve)
     training.curve.append(point)
     training.losses_before += losses
     training.losses.clear()
-    if best is None or is_better(point, best, task.validation_metric):
+    if is_best:
         training.best, training.best_at = _weights(training.model, params), len(training.curve) - 1
 
 
-def is_better(point: Point, best: Point, metric: Metric) -> bool:
-    """Whether an evaluation is better than the best one before it, by its score or by its loss.
+def is_better(point: Point, before: Point, metric: Metric) -> bool:
+    """Whether an evaluation is better than one before it, by its score or by its loss.
 
-    On some hundred rows either alone is noisy, and what came later has learned more, at a lower rate.
+    On some hundred rows either alone is noisy, and what came later has learned more, at a lower rate. The best one is
+    better than each before it.
     """
-    gain = point.validation_score - best.validation_score
-    return (gain > 0 if metric.higher_is_better else gain < 0) or point.validation_loss < best.validation_loss
+    gain = point.validation_score - before.validation_score
+    return (gain > 0 if metric.higher_is_better else gain < 0) or point.validation_loss < before.validation_loss
 
 
 def _weights(model: torch.nn.Module, params: Train) -> Weights:
