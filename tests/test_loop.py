@@ -222,8 +222,8 @@ def test_a_loss_that_is_no_number_ends_training_and_names_the_rows(workspace: Wo
 
 
 def test_a_model_is_not_judged_on_a_row_that_it_was_trained_on(workspace: Workspace, params: Params) -> None:
-    """With another salt a row that an older model learned from may stand on the test side, or a row of its group; and after
-    a withdrawal the text may come again under another name.
+    """With another salt a row that an older model learned from may stand on the test side, or one of its group; and
+    after a withdrawal a text may come again under another name.
     """
     train.run(workspace, params)
     test, train_side = rows_of(workspace, TEST), rows_of(workspace, TRAIN)
