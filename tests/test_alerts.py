@@ -4,6 +4,7 @@ import runpy
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from receiver import Receiver
@@ -25,9 +26,16 @@ def params(*urls: str) -> Params:
     return ours.model_copy(update={"alerts": ours.alerts.model_copy(update={"urls": list(urls)})})
 
 
-def test_what_will_block_is_said_before_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(scope="module")
+def retrain() -> dict[str, Any]:
+    """The flow's functions, by name."""
+    return runpy.run_path(str(OURS.parent / "pipelines" / "retrain.py"))
+
+
+def test_what_will_block_is_said_before_the_training(
+    retrain: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     workspace = Workspace(tmp_path)
-    retrain = runpy.run_path(str(OURS.parent / "pipelines" / "retrain.py"))
     for rows, said in (
         (99, "the gate will block what is trained now: 99 test rows, under gate.min_test_rows"),
         (100, ""),
@@ -90,9 +98,8 @@ def test_a_failure_is_told_and_goes_on(receiver: Receiver) -> None:
     ],
 )
 def test_a_promotion_and_a_blocked_gate_are_told_with_their_reasons(
-    receiver: Receiver, outcome: Outcome, title: str | None, said: str | None
+    retrain: dict[str, Any], receiver: Receiver, outcome: Outcome, title: str | None, said: str | None
 ) -> None:
-    retrain = runpy.run_path(str(OURS.parent / "pipelines" / "retrain.py"))
     retrain["tell"](
         params(receiver.url),
         Release("key", Decision(outcome, ["macro-F1 +0.020"]), 4, "champion", outcome == "PROMOTE"),
@@ -102,10 +109,9 @@ def test_a_promotion_and_a_blocked_gate_are_told_with_their_reasons(
 
 
 def test_a_watch_says_that_the_champion_stays(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    retrain: dict[str, Any], receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(WATCH, "1")
-    retrain = runpy.run_path(str(OURS.parent / "pipelines" / "retrain.py"))
     retrain["tell"](params(receiver.url), Release("key", Decision("HOLD", ["macro-F1 +0.020"]), 4, "challenger"))
     assert "HOLD: the champion stays; reports/decision.html" in capsys.readouterr().out and receiver.got == []
 
