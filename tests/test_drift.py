@@ -162,28 +162,39 @@ def test_windows_drawn_are_whole_groups_of_like_many_rows(
     assert (drawn == partings(rows, window, fixed, 20, seed)).all()
 
 
-def synthetic(random: numpy.random.Generator, shift: float, documents: int = 40, known: int = 0) -> tuple[Any, Any]:
-    """Checks on documents that differ much among each other, and partings; ``known`` of them stay in the reference."""
+def test_groups_that_are_known_change_places_among_themselves() -> None:
+    rows, window, known = numpy.full(40, 3), numpy.arange(40) % 4 == 0, numpy.arange(40) < 20
+    drawn = partings(rows, window, known, 50, 0)
+    assert (drawn[:, known].sum(axis=1) == window[known].sum()).all()
+    assert (drawn[:, ~known].sum(axis=1) == window[~known].sum()).all()
+    assert len(numpy.unique(drawn[:, known], axis=0)) > 40
+
+
+def synthetic(
+    random: numpy.random.Generator, shift: float, documents: int = 40, known: int = 0, of_window: int = 0
+) -> tuple[Any, Any]:
+    """Checks on documents that differ much among each other, and partings; some of reference and window are known."""
     sizes = random.geometric(0.15, documents)
     groups = numpy.repeat(numpy.arange(documents), sizes)
     window = numpy.arange(documents) >= documents - 12
     vectors = random.normal(size=(documents, 5))[groups] + random.normal(size=(len(groups), 5))
     vectors[window[groups]] += shift
-    asked = groups >= known
+    apart = (numpy.arange(documents) < known) | (numpy.arange(documents) >= documents - of_window)
+    asked = ~apart[groups]
     made = {
         "classifier": Check("", checks.domain_classifier, vectors, groups),
         "kernel": Check("", checks.mean_discrepancy, vectors, groups),
         "number": Check("", checks.kolmogorov_smirnov, vectors[asked, 0].round(2), groups[asked]),
         "name": Check("", checks.total_variation, (vectors[:, 1] > 0).astype(str), groups),
     }
-    return made, partings(sizes, window, numpy.arange(documents) < known, 200, int(random.integers(1 << 30)))
+    return made, partings(sizes, window, apart, 200, int(random.integers(1 << 30)))
 
 
-@pytest.mark.parametrize("known", [0, 10])
-def test_the_alarm_is_false_as_often_as_the_level_says(known: int) -> None:
+@pytest.mark.parametrize(("known", "of_window"), [(0, 0), (10, 0), (14, 5)])
+def test_the_alarm_is_false_as_often_as_the_level_says(known: int, of_window: int) -> None:
     """Few documents of very unlike sizes, also where some are not asked about; 400 draws at 10 %, 6 sigma below."""
     random = numpy.random.default_rng(11)
-    false = [judge(*synthetic(random, 0.0, known=known), 0.1)[1] for _ in range(400)]
+    false = [judge(*synthetic(random, 0.0, known=known, of_window=of_window), 0.1)[1] for _ in range(400)]
     assert 0.05 <= numpy.mean(false) <= 0.14
 
 

@@ -28,7 +28,7 @@ class Verdict:
     alarm: bool
 
 
-def partings(rows: numpy.ndarray, window: numpy.ndarray, fixed: numpy.ndarray, draws: int, seed: int) -> numpy.ndarray:
+def partings(rows: numpy.ndarray, window: numpy.ndarray, apart: numpy.ndarray, draws: int, seed: int) -> numpy.ndarray:
     """The window as it is, then windows of as many rows, of whole groups drawn from window and reference together.
 
     Where nothing drifted the groups could stand in any order, so that the first parting is one like the others: the
@@ -37,7 +37,8 @@ def partings(rows: numpy.ndarray, window: numpy.ndarray, fixed: numpy.ndarray, d
     Args:
         rows: How many there are in each group.
         window: Which groups are in the window, shape (groups,).
-        fixed: Which groups stay in the reference: those of which not all is known that is known of the window's.
+        apart: Which groups change places among themselves alone, those of which less is known than of the others: of
+            either kind the window has as many rows in each parting.
         draws: How many windows to draw.
         seed: Of the random order.
 
@@ -45,13 +46,15 @@ def partings(rows: numpy.ndarray, window: numpy.ndarray, fixed: numpy.ndarray, d
         Which groups are in the window, shape (1 + draws, groups).
     """
     random = numpy.random.default_rng(seed)
-    free = numpy.flatnonzero(~fixed)
-    order = random.permuted(numpy.tile(free, (draws, 1)), axis=1)
-    sizes = rows[order]
-    within = sizes.cumsum(axis=1) - sizes / 2 <= rows[window].sum()  # the group at the edge, if most of it fits
-    within[:, 0], within[:, -1] = True, False
     drawn = numpy.zeros((draws, len(rows)), bool)
-    numpy.put_along_axis(drawn, order, within, axis=1)
+    for kind in (~apart, apart):
+        if not (kind & window).any():
+            continue
+        order = random.permuted(numpy.tile(numpy.flatnonzero(kind), (draws, 1)), axis=1)
+        sizes = rows[order]
+        within = sizes.cumsum(axis=1) - sizes / 2 <= rows[kind & window].sum()  # the group at the edge, if most fits
+        within[:, -1], within[:, 0] = False, True
+        numpy.put_along_axis(drawn, order, within, axis=1)
     return numpy.concatenate([window[None], drawn])
 
 

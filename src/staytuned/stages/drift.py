@@ -174,16 +174,16 @@ def unseen_groups(frame: pandas.DataFrame, champion: Path) -> numpy.ndarray:
 def check(rows: Compared, options: Drift, report: dict[str, Any]) -> None:
     """All checks, and the alarm of all together, into the report.
 
-    Groups that the champion has not predicted stay in the reference, so that every check sees the same windows.
+    Groups that the champion has not predicted change places among themselves, so that all checks see the same windows.
     """
     groups = rows.groups
     sizes = numpy.bincount(groups)
     window = numpy.bincount(groups, rows.in_window) > 0
-    fixed = numpy.zeros(len(sizes), bool)
+    apart = numpy.zeros(len(sizes), bool)
     if rows.answers:
-        fixed = numpy.bincount(groups[rows.answers.places], minlength=len(sizes)) == 0
+        apart = numpy.bincount(groups[rows.answers.places], minlength=len(sizes)) == 0
     checks = checks_of(rows)
-    found, report["alarm"] = judge(checks, partings(sizes, window, fixed, options.draws, options.seed), options.level)
+    found, report["alarm"] = judge(checks, partings(sizes, window, apart, options.draws, options.seed), options.level)
     for name, verdict in found.items():
         report["checks"][name] = {"title": checks[name].title, **vars(verdict)}
 
