@@ -310,7 +310,7 @@ def test_what_the_drift_stage_measured_and_estimated_is_asked(road: Workspace) -
 
 
 def test_age_counts_from_the_last_training_and_tokens_in_the_last_thirty_days(
-    road: Workspace, monkeypatch: pytest.MonkeyPatch
+    road: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (decision,) = of_kind(road, DECISION)
     spent = decision.facts["tokens"]
@@ -319,6 +319,7 @@ def test_age_counts_from_the_last_training_and_tokens_in_the_last_thirty_days(
     assert waits[0].endswith(
         f"{spent:,} of the {2 * spent - 1:,} of triggers.cost_ceiling were spent in the last 30 days"
     )
+    assert f"blocked: {waits[0]}; raise it, or `staytuned run`" in capsys.readouterr().err
     for days, retrain in [(-3, False), (9, False), (11, True)]:
         clock(monkeypatch, decision, days)
         assert ask(road, max_age_days=10).retrain is retrain

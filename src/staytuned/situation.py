@@ -48,6 +48,9 @@ def ask(workspace: Workspace, params: Params) -> Answer:
         ledger.append(TRIGGER, key=key, **now, **asdict(answer))
         if now["alarm"]:
             alerts.send(params, "drift", _said_of_drift(answer))
+        elif answer.reasons and not answer.retrain:
+            cure = "raise it, or `staytuned run`, which asks no trigger"
+            alerts.send(params, "blocked", f"{answer.waiting[0]}; {cure}. Due: {'; '.join(answer.reasons)}")
     return answer
 
 
