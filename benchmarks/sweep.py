@@ -112,8 +112,9 @@ class Sweep:
 def main(data: Path, folder: Path, rows: int, seeds: int) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     space = Workspace(folder / "workspace")
-    if not space.encoded.exists():
-        encoded(folder, data, rows, split__validation=0.2, train__frozen=None)
+    if not space.root.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            encoded(Path(scratch), data, rows, split__validation=0.2, train__frozen=None).root.rename(space.root)
     sweep = Sweep(folder, space)
     sweep.target = SHARE * sweep.run("trainer", DEFAULTS, 0)["best"]
     print(f"the score to reach is {sweep.target:.3f}")

@@ -363,6 +363,9 @@ def test_from_rows_to_a_model_that_replies(tmp_path: Path) -> None:
     broken = json.dumps([{"role": "pilot", "content": "my lamp"}])
     rows = [{"messages": text} for text in (waits, "my lamp is lovely", broken, "")]
     waiting, plain, strange, blank = predict_file(workspace, rows, tmp_path)
+    empty = json.dumps([{"role": "user", "content": None}])
+    said_nothing, none = Predictor(workspace.candidate).task.unanswerable(frame_of([empty, None]))  # type: ignore[list-item]
+    assert "a turn is blank" in str(said_nothing) and none is None  # that a text lacks is said elsewhere
     assert waiting["reply"] == "buy it again" and plain["reply"]
     assert "the role of a turn is none of" in strange["problem"] and blank["problem"] == "no text"
     predictor = Predictor(workspace.candidate)

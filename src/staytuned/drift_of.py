@@ -91,8 +91,9 @@ def _rows(workspace: Workspace, params: Params, task: Task, file: Path) -> tuple
     rows = pandas.concat(found, ignore_index=True) if found else pandas.DataFrame()
     if not len(rows):
         raise DataError(f"{file} has no row that can be looked at{_counted(left_out, ': ')}; give a file with texts")
-    # The row's id, a number, is that of no row of the reference: files may number theirs from the start again.
-    return rows.assign(group=rows["group"].fillna(rows["row"]), row=numpy.arange(len(rows))), left_out
+    # Ids, and groups of one row, are those of no row of the reference: files may number theirs from the start again.
+    alone = pandas.Series([f"row {number}" for number in range(len(rows))])
+    return rows.assign(group=rows["group"].fillna(alone), row=numpy.arange(len(rows))), left_out
 
 
 def _parts(params: Params, file: Path) -> Iterator[Part]:

@@ -58,24 +58,32 @@ class Incoming:
     def _take(self, path: Path) -> bool:
         """Ingest a file and move it away; False if it is refused, or stays since it was written again meanwhile."""
         before = _state(path)
-        try:
-            road.ingest(self.workspace, path)
-        except DataError as error:
-            return self._refuse(path, str(error))
-        except PermissionError as error:
-            if error.filename != str(path):  # it is ours
-                raise
-            return self._refuse(path, f"nobody but its owner may read it: {error.strerror}")
-        except (StaytunedError, OSError):
-            raise
-        except Exception as error:  # one bad file must not keep the others out
-            return self._refuse(path, repr(error))
+        fault = self._ingest(path)
         if _state(path) != before:  # nobody has read what it holds now
+            return False
+        if fault:
+            self._refuse(path, fault)
             return False
         path.rename(_place(path, self.folder / "done"))
         return True
 
-    def _refuse(self, path: Path, reason: str) -> bool:
+    def _ingest(self, path: Path) -> str | None:
+        """Ingest a file; returns why that cannot be."""
+        try:
+            road.ingest(self.workspace, path)
+        except DataError as error:
+            return str(error)
+        except PermissionError as error:
+            if error.filename != str(path):  # it is ours
+                raise
+            return f"nobody but its owner may read it: {error.strerror}"
+        except (StaytunedError, OSError):
+            raise
+        except Exception as error:  # one bad file must not keep the others out
+            return repr(error)
+        return None
+
+    def _refuse(self, path: Path, reason: str) -> None:
         there = _place(path, self.folder / "refused")
         write_text(there.with_name(f"{there.name}.txt"), printable(f"{reason}\n"))
         path.rename(there)
@@ -83,7 +91,6 @@ class Incoming:
             f"{path.name} was not ingested: {reason}\nIt lies in {there}; mend it and put it into {self.folder} again"
         )
         alerts.send(self.params, "refused file", printable(text))
-        return False
 
     def _tell(self, error: StaytunedError) -> None:
         if str(error) != self._told:

@@ -44,7 +44,7 @@ def ask(workspace: Workspace, params: Params) -> Answer:
     answer, now = answered(workspace, params, ledger)
     before = (entry.facts for entry in reversed(ledger.entries()) if entry.kind == TRIGGER)
     last = next((facts for facts in before if facts["key"] == key), None)
-    if last is None or last["retrain"] != answer.retrain:
+    if last is None or (last["retrain"], bool(last["reasons"])) != (answer.retrain, bool(answer.reasons)):
         ledger.append(TRIGGER, key=key, **now, **asdict(answer))
         if now["alarm"]:
             alerts.send(params, "drift", _said_of_drift(answer))
@@ -106,9 +106,9 @@ def _trainings(entries: list[Entry]) -> list[Entry]:
 
 
 def _age(trainings: list[Entry]) -> float | None:
-    """Days since the last training that the clock has passed; negative where it has passed none."""
+    """Days since the last training, but for those of a day that is yet to come; negative where there are no others."""
     days = [_days_since(entry) for entry in trainings]
-    return next((passed for passed in reversed(days) if passed >= 0), days[-1] if days else None)
+    return next((passed for passed in reversed(days) if passed >= -1), days[-1] if days else None)
 
 
 def _days_since(entry: Entry) -> float:

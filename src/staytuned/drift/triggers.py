@@ -40,9 +40,8 @@ def measured(drift: dict[str, Any]) -> Measured | None:
     if window["metric"] is None or reference is None:
         return None
     (low, high), metric = window["interval"], drift["metric"]
-    return Measured(
-        metric["title"], metric["higher_is_better"], window["rows"], window["metric"], (low, high), reference
-    )
+    better = metric["higher_is_better"]
+    return Measured(metric["title"], better, _asked(window), window["metric"], (low, high), reference)
 
 
 def estimated(drift: dict[str, Any]) -> Measured | None:
@@ -51,7 +50,13 @@ def estimated(drift: dict[str, Any]) -> Measured | None:
     if found is None or reference is None:
         return None
     low, high = found["interval"]
-    return Measured("accuracy", True, drift["window"]["rows"], found["value"], (low, high), reference)
+    return Measured("accuracy", True, _asked(drift["window"]), found["value"], (low, high), reference)
+
+
+def _asked(window: dict[str, Any]) -> int:
+    """Of how many rows answers were looked at; a stage of before did not say, and looked at all."""
+    asked: int = window.get("asked", window["rows"])
+    return asked
 
 
 @dataclass(frozen=True)

@@ -22,22 +22,25 @@ PLAIN = (
 
 def turns_of(text: str) -> list[Turn]:
     """The turns of a chat; a text that is none is what a user says."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, list) or not found or not all(isinstance(turn, dict) for turn in found):
+    found = listed(text)
+    if found is None:
         return [{"role": "user", "content": text}]
     return [{"role": str(turn.get("role")), "content": str(turn.get("content"))} for turn in found]
 
 
+def listed(text: str) -> list[dict[str, Any]] | None:
+    """What a text lists in JSON, whatever its turns hold; None where it is no list of turns."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, list) and found and all(isinstance(turn, dict) for turn in found) else None
+
+
 def fault(text: str) -> str | None:
     """Why a text is no chat to learn from, as ``kind: what it holds``."""
-    try:
-        turns = json.loads(text)
-    except (ValueError, RecursionError):
-        turns = None
-    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
+    turns = listed(text)
+    if turns is None:
         return f"text is no JSON list of turns: {text[:80]!r}"
     for turn in turns:
         if turn.get("role") not in ROLES:

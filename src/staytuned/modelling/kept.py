@@ -65,5 +65,5 @@ def _kept(folder: Path, key: str, wanted: Collection[bytes]) -> dict[bytes, nump
         ends, numbers = lists.offsets.to_numpy(), lists.values.to_numpy()
         for name, start, end in zip(table["name"].to_pylist(), ends, ends[1:], strict=False):
             if name in wanted:
-                found[name] = numbers[start:end]
+                found[name] = numbers[start:end].copy()  # or it would keep the whole piece in memory
     return found

@@ -64,11 +64,15 @@ def decide(report: dict[str, Any], standing: Standing, policy: Gate) -> Decision
 
 def _not_asked(sources: dict[str, Any], policy: Gate) -> list[str]:
     """Sources with too few test rows to show what was forgotten of them, in words."""
-    few = [f"{name} ({found['rows']})" for name, found in sources.items() if not _is_asked(found, policy)]
+    few = [
+        f"{name} ({found['rows']} rows, {found['groups']} groups)"
+        for name, found in sources.items()
+        if not _is_asked(found, policy)
+    ]
     if not few:
         return []
     least = f"the {policy.sources.min_rows} test rows of gate.sources.min_rows, or {GROUPS} groups"
-    return [f"under {least}, so not asked: {', '.join(few)}"]
+    return [f"under {least}, so not asked what was forgotten: {', '.join(few)}"]
 
 
 def _is_asked(source: dict[str, Any], policy: Gate) -> bool:
@@ -229,7 +233,7 @@ def _bounds(report: dict[str, Any], policy: Gate) -> tuple[list[str], list[str]]
         )
         for name, bound in policy.sources.bounds.items()
         for source, found in report["models"]["candidate"]["slices"].items()
-        if _is_asked(report["sources"][source], policy)
+        if found["rows"] >= policy.sources.min_rows
     ]
     checks.append((f"gain in {first['title']} over {report['before']}", gain, "gate.min_gain", policy.min_gain, 1))
     missed, kept = list[str](), list[str]()

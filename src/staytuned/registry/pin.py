@@ -71,11 +71,21 @@ def local_copy(workspace: Workspace, version: int, weights: str | None = None) -
         version: Its number.
         weights: SHA-256 that a copy must have; None: it is not looked at. One of a registry that was begun anew has
             other weights under the number, one that a power cut tore has none: it is fetched again.
+
+    Raises:
+        RegistryError: the registry has other weights too.
     """
     kept = workspace.version(version)
     if weights and not has_weights(kept, weights):
         shutil.rmtree(kept, ignore_errors=True)
-    return kept if kept.exists() else Registry(workspace, Params.read(workspace.params)).model_folder(version)
+    if not kept.exists():
+        Registry(workspace, Params.read(workspace.params)).model_folder(version)
+        if weights and not has_weights(kept, weights):
+            raise RegistryError(
+                f"the weights of version {version} in the registry are not those that were registered: their SHA-256 "
+                f"is not {weights}; restore the registry from a copy"
+            )
+    return kept
 
 
 def has_weights(folder: Path, weights: str) -> bool:

@@ -65,7 +65,8 @@ def empty_report(champion: int | None, metric: Metric) -> dict[str, Any]:
         "too_large": 0,  # new rows, where none is looked at since each group of them has more than a window
         "metric": metric._asdict(),
         "reference": {"rows": 0, "groups": 0, "metric": None, "accuracy": None},
-        "window": {"rows": 0, "groups": 0, "batches": [], "metric": None, "interval": None, "accuracy": None},
+        "window": dict.fromkeys(("metric", "interval", "accuracy"))
+        | {"rows": 0, "groups": 0, "asked": 0, "batches": []},
         "checks": {},
         "skipped": {},
         "estimated_accuracy": None,
@@ -150,6 +151,7 @@ def look(
         say(rows) if rows["group"].nunique() >= LEAST[name] else None
         for name, rows in (("reference", unseen), ("window", new))
     )
+    report["window"]["asked"] = len(new) if of_window else 0
     if of_window:
         measure(params, task, (unseen, of_reference) if of_reference else None, (new, of_window), report)
     rows = Compared(

@@ -84,12 +84,14 @@ class Dialogue(Generative):
     def unanswerable(self, frame: pandas.DataFrame) -> list[str | None]:
         """What is no chat; one that waits for a reply is, and so is a text, as what a user says."""
 
-        def fault(text: str) -> str | None:
-            turns = chat.turns_of(text)
-            reply = [] if turns[-1]["role"] == chat.REPLY else [{"role": chat.REPLY, "content": "any"}]
+        def fault(text: Any) -> str | None:
+            turns = chat.listed(text) if isinstance(text, str) else None
+            if turns is None:
+                return None
+            reply = [] if turns[-1].get("role") == chat.REPLY else [{"role": chat.REPLY, "content": "any"}]
             return chat.fault(json.dumps([*turns, *reply]))
 
-        return [fault(text) if text.strip() else None for text in frame["text"]]
+        return [fault(text) for text in frame["text"]]
 
     # Examples
 
