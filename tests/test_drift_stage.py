@@ -117,6 +117,8 @@ def test_answers_to_groups_that_the_champion_learned_from_are_not_held_against_o
     assert set(report["checks"]) == CHECKS - {"answers", "confidence"}
     assert report["window"]["metric"] is None and report["estimated_accuracy"] is None
     assert before["window"]["metric"] is not None and before["window"]["rows"] == report["window"]["rows"]
+    page = " ".join((workspace.drift / "report.html").read_text().split())
+    assert "in 30 groups (0 of them of groups and texts that the champion had not seen: answers and quality" in page
 
 
 def test_groups_that_are_larger_than_a_window_are_named(workspace: Workspace) -> None:

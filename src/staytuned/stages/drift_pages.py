@@ -31,9 +31,9 @@ text-align:right;vertical-align:top}th:first-child,td:first-child,.text{text-ali
 {% if not file %}<p>What was decided: <a href="../decision.html">the decision</a>.</p>{% endif %}
 <p{% if alarm %} class="alarm"{% endif %}>{{ said }}</p>
 {% if checks %}
-<p>{{ window.rows }} newest rows in {{ window.groups }} groups
-{% if window.asked is defined and window.asked != window.rows %}({{ window.asked }} of them of groups and texts that the
-champion had not seen: answers and quality are of these){% endif %}, against {{ reference.rows }} rows in
+<p>{{ window.rows }} newest rows in {{ window.groups }} groups{% if window.asked is defined and
+window.asked != window.rows %} ({{ window.asked }} of them of groups and texts that the champion had not seen: answers
+and quality are of these){% endif %}, against {{ reference.rows }} rows in
 {{ reference.groups }} groups of the batches that the champion knew. A check gives the alarm from its threshold on; p is
 how often it is at least so large where nothing drifted, by windows drawn at random.</p>
 <table><tr><th>check<th>value<th>threshold<th>p<th></tr>
