@@ -91,9 +91,7 @@ def measured(folder: Path, salt: int, seed: int, name: str) -> dict:
             }
         )
         space = encoded(folder, salt, params)
-        shutil.rmtree(
-            space.checkpoints, ignore_errors=True
-        )  # a training that was cut off begins anew, as its clock does
+        shutil.rmtree(space.checkpoints, ignore_errors=True)  # one that was cut off begins anew, as its clock does
         names = (TRAIN, VALIDATION, TEST)
         sides = {side: Side(rows_of(space, side), Examples.read(space.encoded / f"{side}.arrow")) for side in names}
         start = time.perf_counter()

@@ -21,7 +21,7 @@ HIDDEN = {
     "dvc/gitignore": "dvc/.gitignore",
     "dvc": ".dvc",
 }
-JOINED = (".gitignore", ".dvcignore", "data")  # with what a folder has under that name
+JOINED = (".gitignore", ".dvcignore")  # with what a folder has under that name
 REPLACED = ("bounds", "descriptions")  # whole, since their keys are a task's own
 NULL = "tag:yaml.org,2002:null"
 OWN_DATA = {  # the example's params, less the example: a label column, no further columns, nothing to fetch
@@ -72,8 +72,8 @@ def make(folder: Path, furnish: Callable[[Workspace], None] = lambda workspace: 
         for path in made:
             if (folder / path.name).is_file():  # the user's stands first
                 path.write_text(f"{(folder / path.name).read_text(encoding='utf-8')}\n{path.read_text()}", "utf-8")
-            if path.name != "data" or not (folder / "data").exists():
-                path.replace(folder / path.name)
+            path.replace(folder / path.name)
+    (folder / "data").mkdir(exist_ok=True)
     return Workspace(folder.resolve())
 
 
@@ -84,7 +84,6 @@ def _lay_out(workspace: Workspace) -> None:
     for name, hidden in HIDDEN.items():
         (workspace.root / name).replace(workspace.root / hidden)
     _for_installed_code(workspace.root / "dvc.yaml")
-    (workspace.root / "data").mkdir()
     pin_code(workspace)
 
 

@@ -55,9 +55,8 @@ def run(workspace: Workspace, params: Params) -> None:
         task.check_comparable(folder)
     if task.counts_tokens:
         check_tokens(folders.values())
-    fair = unseen_by(
-        test.frame, folders.values()
-    )  # an old model may have seen them: another salt, texts that came anew
+    # An old model may have seen them: under another salt, or as texts that came anew.
+    fair = unseen_by(test.frame, folders.values())
     if not fair.any():
         raise DataError(
             f"each of the {len(fair)} test rows was trained on by {', '.join(folders)}; ingest new rows, or set "
