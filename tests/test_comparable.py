@@ -14,6 +14,7 @@ from staytuned.files import read_json, write_json
 from staytuned.params import Params
 from staytuned.registry import pin
 from staytuned.stages import encode, evaluate, split, train, validate
+from staytuned.tasks.comparable import check_tokens
 from staytuned.workspace import Workspace
 
 CURE = "cannot be compared; set it back, or make a workspace of its own for it: `staytuned init DIR`"
@@ -82,12 +83,12 @@ def test_perplexities_of_other_tokens_are_not_compared(workspace: Workspace, tmp
     assert [task_of(name).counts_tokens for name in ("dialogue", "language-modelling", "text-generation")] == [1, 0, 0]
     assert task_of("language-modelling", objective="masked").counts_tokens
     other = Path(shutil.copytree(workspace.candidate, tmp_path / "other"))
-    evaluate.check_tokens([workspace.candidate, other])
+    check_tokens([workspace.candidate, other])
     about = read_json(other / "tokenizer.json")
     about["truncation"] = None  # a setting, no vocabulary
     write_json(other / "tokenizer.json", about)
-    evaluate.check_tokens([workspace.candidate, other])
+    check_tokens([workspace.candidate, other])
     about["model"]["vocab"]["finer"] = len(about["model"]["vocab"])
     write_json(other / "tokenizer.json", about)
     with pytest.raises(ParamsError, match=r"model\.base parts texts into other tokens than the champion does"):
-        evaluate.check_tokens([workspace.candidate, other])
+        check_tokens([workspace.candidate, other])

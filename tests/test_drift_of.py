@@ -66,11 +66,14 @@ def test_texts_alone_of_the_same_kind_are_no_drift_and_nothing_is_taken_in(
     assert report["champion"] == 1 and not report["alarm"] and report["said"].startswith("No drift: the 120 newest")
     assert report["window"]["groups"] == 120  # a row is a group of its own
     assert report["window"]["metric"] is None and report["window"]["accuracy"] is None
-    value, (low, high) = report["estimated_accuracy"]["value"], report["estimated_accuracy"]["interval"]
+    value, (low, high) = report["estimated_accuracy"]["value"], report["estimated_accuracy"]["change"]
     shown, told = capsys.readouterr()
     assert "staytuned, drift" not in told
     assert report["said"] in shown and f"{report['reference']['accuracy']:.3f}" in shown
-    assert f"estimated without labels {value:.3f} ({low:.3f} to {high:.3f})" in shown and "none" in shown
+    assert (
+        f"estimated without labels {value:.3f} ({low:+.3f} to {high:+.3f} against the reference)" in shown
+        and "none" in shown
+    )
     page = (workspace.drift_of("new") / "report.html").read_text()
     assert "<h1>Drift of new.csv</h1>" in page and "decision.html" not in page  # no decision was about this file
 

@@ -94,10 +94,10 @@ def test_rows_of_the_same_kind_are_no_drift(workspace: Workspace) -> None:
     report = drifted(workspace)
     assert report["skipped"] == {} and set(report["checks"]) == CHECKS
     assert report["reference"]["rows"] >= 590  # of all sides but those kept out
-    low, high = report["estimated_accuracy"]["interval"]
-    assert 0 <= low <= report["estimated_accuracy"]["value"] <= high <= 1
-    low, high = report["window"]["interval"]
-    assert low <= report["window"]["metric"] <= high and report["reference"]["metric"] > 0
+    low, high = report["estimated_accuracy"]["change"]
+    assert low < report["estimated_accuracy"]["value"] - report["reference"]["accuracy"] < high
+    low, high = report["window"]["change"]
+    assert low < report["window"]["metric"] - report["reference"]["metric"] < high
     assert report["champion"] == 3 and report["enough"] and not report["alarm"]
     assert 115 <= report["window"]["rows"] <= 120 and report["window"]["groups"] == 30
     assert report["said"].startswith("No drift")
@@ -145,10 +145,11 @@ def test_the_estimated_accuracy_stands_beside_the_true_one_of_the_same_rows(work
     report = drifted(workspace)
     truth, before = report["window"]["accuracy"], report["reference"]["accuracy"]
     assert truth == pytest.approx(0.75, abs=0.02)  # near-duplicates may be kept out
-    value, (low, high) = report["estimated_accuracy"]["value"], report["estimated_accuracy"]["interval"]
-    assert value == pytest.approx(before, abs=0.1) and high < truth  # labels have no part in it
+    value, (low, high) = report["estimated_accuracy"]["value"], report["estimated_accuracy"]["change"]
+    assert value == pytest.approx(before, abs=0.1) and before + high > truth  # labels have no part in it
     page = (workspace.drift / "report.html").read_text()
-    said = f"estimated without labels {value:.3f} ({low:.3f} to {high:.3f}); with the labels that came: {truth:.3f}"
+    between = f"({low:+.3f} to {high:+.3f} against the reference)"
+    said = f"estimated without labels {value:.3f} {between}; with the labels that came: {truth:.3f}"
     assert f"<td>accuracy<td>{before:.3f}<td>{said}</tr>" in page
 
 

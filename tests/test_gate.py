@@ -8,15 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from staytuned.policy import Classes, Gate, Sources
 from staytuned.registry.gate import Decision, Standing, decide
-from staytuned.sections import Gate, Sources
 
 POLICY = Gate(
     bounds={"accuracy": 0.6, "macro_f1": 0.5, "calibration_error": 0.2},
     min_gain=0.05,
     margin=0.02,
+    margins={"calibration_error": 0.05},
     min_test_rows=100,
     sources=Sources(min_rows=50, margin=0.05, bounds={}),
+    classes=Classes(min_support=30, margin=0.1),
     max_megabytes=None,
     max_milliseconds=None,
 )
@@ -26,6 +28,11 @@ LATER = Standing(champion=6, best=4)
 ORDER = ["BLOCK", "HOLD", "PROMOTE"]
 
 Report = dict[str, Any]
+
+
+def between(low: float, high: float) -> dict[str, Any]:
+    """A difference with its interval."""
+    return {"difference": (low + high) / 2, "interval": [low, high]}
 
 
 def report(**differences: tuple[float, float]) -> Report:
@@ -44,14 +51,15 @@ def report(**differences: tuple[float, float]) -> Report:
         },
         "comparisons": {},
         "sources": {"shop": {"rows": 50, "groups": 50}},
+        "classes": {"refund": {"support": 30}},
         "behaviour": {},
     }
     versions = {"champion": 6 if "best" in differences else 4, "best": 4}
     for name, (low, high) in differences.items():
         found["models"][name] = {"metrics": {"accuracy": 0.8, "macro_f1": 0.75}, "version": versions[name]}
-        difference = {"difference": (low + high) / 2, "interval": [low, high]}
-        found["comparisons"][name] = {"macro_f1": difference}
-        found["sources"]["shop"][name] = difference
+        found["comparisons"][name] = {"macro_f1": between(low, high), "calibration_error": between(-0.01, 0.01)}
+        found["sources"]["shop"][name] = between(low, high)
+        found["classes"]["refund"][name] = between(-0.2, 0.2)
     return found
 
 
@@ -172,6 +180,11 @@ NEEDED = [
     "sources.shop.groups",
     "sources.shop.champion",
     "sources.shop.best.interval",
+    "comparisons.best.calibration_error",
+    "classes",
+    "classes.refund.support",
+    "classes.refund.best",
+    "classes.refund.champion.interval",
     "behaviour",
     "models.candidate.slices",
 ]
@@ -230,9 +243,7 @@ def test_test_rows_of_a_few_groups_are_missing_evidence() -> None:
 
 
 def test_a_source_of_a_few_groups_is_not_asked() -> None:
-    lost = with_value(
-        report(champion=(0.001, 0.01)), "sources.shop.champion", {"difference": -0.5, "interval": [-0.5, -0.5]}
-    )
+    lost = with_value(report(champion=(0.001, 0.01)), "sources.shop.champion", between(-0.5, -0.5))
     assert decide(lost, SECOND, POLICY).outcome == "BLOCK"
     decision = decide(with_value(lost, "sources.shop.groups", 4), SECOND, POLICY)
     assert (
@@ -274,6 +285,11 @@ def evidence(draw: st.DrawFn, standing: Standing) -> Report:
     found = report(**{name: draw(intervals) for name in names})
     for metric in ("accuracy", "macro_f1", "calibration_error"):
         found["models"]["candidate"]["metrics"][metric] = draw(shares)
+        for name in names:
+            found["models"][name]["metrics"][metric] = draw(shares)
+    for name in names:
+        found["comparisons"][name]["calibration_error"] = between(*draw(intervals))
+        found["classes"]["refund"][name] = between(*draw(intervals))
     found["models"]["base"]["metrics"]["macro_f1"] = draw(shares)
     found["test"]["rows"] = draw(st.integers(90, 110))
     return found
@@ -289,10 +305,14 @@ def test_more_against_the_candidate_never_helps_it(data: st.DataObject, standing
     candidate["calibration_error"] += data.draw(steps)
     base["macro_f1"] += data.draw(steps)
     after["test"]["rows"] -= data.draw(st.integers(0, 20))
-    for difference in after["comparisons"].values():
-        low, high = difference["macro_f1"]["interval"]
-        high -= data.draw(steps)
-        difference["macro_f1"]["interval"] = [min(low, high) - data.draw(steps), high]
+    for name, difference in after["comparisons"].items():
+        for found in (difference["macro_f1"], after["classes"]["refund"][name]):
+            low, high = found["interval"]
+            high -= data.draw(steps)
+            found["interval"] = [min(low, high) - data.draw(steps), high]
+        low, high = difference["calibration_error"]["interval"]
+        low += data.draw(steps)
+        difference["calibration_error"]["interval"] = [low, max(low, high) + data.draw(steps)]
     outcomes = [decide(found, standing, POLICY).outcome for found in (before, after)]
     assert ORDER.index(outcomes[1]) <= ORDER.index(outcomes[0])
 
@@ -338,7 +358,7 @@ def on_sources(**intervals: tuple[float, float, int]) -> Report:
     """A candidate that is better than the champion on the whole, with interval and rows of each source."""
     found = report(champion=(0.01, 0.05))
     found["sources"] = {
-        source: {"rows": rows, "groups": rows, "champion": {"difference": (low + high) / 2, "interval": [low, high]}}
+        source: {"rows": rows, "groups": rows, "champion": between(low, high)}
         for source, (low, high, rows) in intervals.items()
     }
     return found
@@ -363,6 +383,83 @@ def test_what_was_learned_of_a_source_may_not_be_forgotten(evidence: Report, out
     decision = decide(evidence, SECOND, POLICY)
     assert decision.outcome == outcome
     assert any(reason in line for line in decision.reasons)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome", "reason"),
+    [
+        (
+            -0.9,
+            -0.5,
+            "BLOCK",
+            "F1 of 'refund' -0.700 against champion 4 (-0.900 to -0.500): a loss of more than gate.cl",
+        ),
+        (
+            -0.9,
+            -0.1,
+            "PROMOTE",
+            "F1 against champion 4: in none of 1 classes a loss of more than gate.classes.margin 0.1",
+        ),
+        (-0.3, 0.1, "PROMOTE", "in none of 1 classes"),  # only not ruled out
+        (0.1, 0.3, "PROMOTE", "in none of 1 classes"),
+    ],
+)
+def test_no_class_may_be_lost_where_the_others_rise(low: float, high: float, outcome: str, reason: str) -> None:
+    evidence = with_value(report(champion=(0.001, 0.01)), "classes.refund.champion", between(low, high))
+    decision = decide(evidence, SECOND, POLICY)
+    assert decision.outcome == outcome
+    assert any(reason in line for line in decision.reasons)
+
+
+def test_a_class_with_a_few_rows_is_not_asked() -> None:
+    lost = with_value(report(champion=(0.001, 0.01)), "classes.refund.champion", between(-0.9, -0.5))
+    assert decide(lost, SECOND, POLICY).outcome == "BLOCK"
+    decision = decide(with_value(lost, "classes.refund.support", 29), SECOND, POLICY)
+    assert decision.outcome == "PROMOTE" and not any("F1 against champion 4" in line for line in decision.reasons)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome", "reason"),
+    [
+        (0.06, 0.2, "BLOCK", "calibration error +0.130 against champion 4 (+0.060 to +0.200): worse"),
+        (0.01, 0.06, "HOLD", "a loss of more than gate.margins.calibration_error 0.05 is not ruled out"),
+        (
+            0.01,
+            0.05,
+            "PROMOTE",
+            "no loss of more than gate.margins.calibration_error 0.05",
+        ),  # a loss, within the margin
+        (-0.2, 0.04, "PROMOTE", "no loss of more than gate.margins.calibration_error 0.05"),
+    ],
+)
+def test_a_further_metric_has_its_margin(low: float, high: float, outcome: str, reason: str) -> None:
+    evidence = with_value(report(champion=(0.01, 0.03)), "comparisons.champion.calibration_error", between(low, high))
+    decision = decide(evidence, SECOND, POLICY)
+    assert decision.outcome == outcome
+    assert any(reason in line for line in decision.reasons)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "champion", "outcome"),
+    [(0.55, 0.5, "HOLD"), (0.55, 0.55, "HOLD"), (0.5, 0.55, "BLOCK"), (0.55, 0.6, "BLOCK")],
+)
+def test_a_bound_that_the_champion_misses_by_no_less_holds(candidate: float, champion: float, outcome: str) -> None:
+    """Who answers for the model may put the lesser evil in its place."""
+    evidence = with_value(report(champion=(0.01, 0.03)), "models.candidate.metrics.accuracy", candidate)
+    decision = decide(with_value(evidence, "models.champion.metrics.accuracy", champion), SECOND, POLICY)
+    assert decision.outcome == outcome
+    (said,) = decision.reasons
+    assert f"accuracy {candidate:.3f} < gate.bounds.accuracy 0.6" in said
+    assert (f"but the champion has {champion:.3f}: `staytuned promote` can" in said) == (outcome == "HOLD")
+
+
+@pytest.mark.parametrize(("theirs", "outcome"), [({"shop": {"metrics": {"accuracy": 0.4}}}, "HOLD"), ({}, "BLOCK")])
+def test_a_bound_on_a_source_that_the_champion_misses_holds_too(theirs: Report, outcome: str) -> None:
+    policy = POLICY.model_copy(update={"sources": Sources(min_rows=50, margin=0.05, bounds={"accuracy": 0.5})})
+    evidence = report(champion=(0.01, 0.03))
+    evidence["models"]["candidate"]["slices"] = {"shop": {"rows": 60, "metrics": {"accuracy": 0.45}}}
+    evidence["models"]["champion"]["slices"] = theirs
+    assert decide(evidence, SECOND, policy).outcome == outcome
 
 
 def test_a_source_with_too_few_rows_to_ask_about_is_named() -> None:
@@ -421,8 +518,9 @@ def perplexity(candidate: float, base: float, interval: list[float]) -> Report:
         "before": "the base model",
         "test": {"rows": 200, "groups": 200},
         "models": models,
-        "comparisons": {"champion": {"perplexity": {"difference": sum(interval) / 2, "interval": interval}}},
+        "comparisons": {"champion": {"perplexity": between(*interval)}},
         "sources": {},
+        "classes": {},
         "behaviour": {},
     }
 
@@ -439,7 +537,8 @@ def perplexity(candidate: float, base: float, interval: list[float]) -> Report:
     ],
 )
 def test_where_less_is_better_everything_is_turned_round(evidence: Report, outcome: str, reason: str) -> None:
-    policy = POLICY.model_copy(update={"bounds": {"perplexity": 30.0}, "min_gain": 1.0, "margin": 0.5})
+    asked = {"bounds": {"perplexity": 30.0}, "min_gain": 1.0, "margin": 0.5, "margins": {}}
+    policy = POLICY.model_copy(update=asked)
     decision = decide(evidence, SECOND, policy)
     assert decision.outcome == outcome
     assert any(reason in said for said in decision.reasons)

@@ -216,10 +216,10 @@ def found(road: Workspace, alarm: bool, **changes: Any) -> None:
         "enough": True,
         "alarm": alarm,
         "reference": {"rows": 500, "groups": 100, "metric": 0.9, "accuracy": 0.92},
-        "window": {"rows": 100, "groups": 30, "batches": 1, "metric": 0.8, "interval": [0.75, 0.85]},
+        "window": {"rows": 100, "groups": 30, "batches": 1, "metric": 0.8, "change": [-0.15, -0.05]},
         "metric": {"name": "macro_f1", "title": "macro-F1", "higher_is_better": True},
         "checks": {},
-        "estimated_accuracy": {"value": 0.8, "interval": [0.78, 0.82]},
+        "estimated_accuracy": {"value": 0.8, "change": [-0.14, -0.10]},
     }
     write_json(road.reports / "drift" / "drift.json", report | changes)
 

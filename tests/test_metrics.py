@@ -121,13 +121,38 @@ def test_rows_repeated_within_their_group_make_no_interval_narrower(rows: Answer
         assert again[metric] == pytest.approx(values)
 
 
-@given(st.floats(0, 1), st.integers(1, 50), st.floats(0.51, 0.99))
-def test_the_interval_of_a_constant_is_that_constant(value: float, draws: int, confidence: float) -> None:
-    assert interval(numpy.full(draws, value), confidence) == pytest.approx([value, value], rel=1e-15)
+@given(st.floats(0, 1), st.integers(1, 50), st.integers(1, 50), st.floats(0.51, 0.99))
+def test_the_interval_of_a_constant_is_that_constant(value: float, draws: int, groups: int, confidence: float) -> None:
+    assert interval(numpy.full(draws, value), groups, confidence) == pytest.approx([value, value], rel=1e-15)
 
 
 def test_an_interval_leaves_half_of_the_rest_on_each_side() -> None:
-    assert interval(numpy.arange(1001.0), 0.9) == pytest.approx([50, 950])
+    assert interval(numpy.arange(1001.0), 10**6, 0.9) == pytest.approx([50, 950], abs=0.01)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 500), st.floats(0.51, 0.99))
+def test_the_fewer_groups_the_wider_the_interval(groups: int, confidence: float) -> None:
+    values = numpy.arange(1001.0)
+    (low, high), (inner, outer) = (interval(values, count, confidence) for count in (groups, groups + 1))
+    assert low < inner and outer < high
+
+
+@pytest.mark.parametrize(("count", "plain", "most"), [(5, 0.13, 0.105), (10, 0.08, 0.07), (20, 0.055, 0.065)])
+def test_an_interval_over_few_groups_misses_the_truth_nearly_as_seldom_as_it_says(
+    count: int, plain: float, most: float
+) -> None:
+    """Means of so many groups that scatter about 0. Of five, ten draws in a hundred miss; the quantiles at 2.5 % do in
+    sixteen.
+    """
+    values = numpy.random.default_rng(7).normal(size=(1000, count))
+    means = values @ draw([str(number) for number in range(count)], 1000, 7).T / count
+
+    def missed(ends: numpy.ndarray) -> float:
+        return float(((ends[0] > 0) | (ends[1] < 0)).mean())
+
+    assert missed(numpy.quantile(means, [0.025, 0.975], axis=1)) > plain
+    assert 0.03 < missed(numpy.array([interval(row, count, 0.95) for row in means]).T) < most
 
 
 @settings(max_examples=20, deadline=None)
@@ -139,6 +164,22 @@ def test_a_model_differs_from_itself_by_exactly_nothing(rows: Answers) -> None:
     nothing = {"difference": 0.0, "interval": [0.0, 0.0]}
     assert report["comparisons"] == {"champion": {metric.name: nothing for metric in TASK.metrics}}
     assert report["sources"]["shop"]["champion"] == nothing
+    support = dict(zip(TASK.classes, numpy.bincount(truth, minlength=CLASSES).tolist(), strict=True))
+    assert report["classes"] == {name: {"support": count, "champion": nothing} for name, count in support.items()}
+
+
+def test_of_each_class_the_difference_is_that_of_its_f1() -> None:
+    truth = numpy.tile([0, 1, 2], 40)
+    groups = [str(number // 3) for number in range(120)]
+    worse = numpy.where(truth == 2, 0, truth)  # the third class is gone
+    said = {"candidate": sure_of(worse), "champion": sure_of(truth), "best": sure_of(worse)}
+    found = compare(TASK, said, frame_of(truth, groups), PARAMS.evaluate)["classes"]
+    expected = f1_score(truth, worse, average=None) - 1
+    for name, difference in zip(TASK.classes, expected, strict=True):
+        assert found[name]["support"] == 40
+        assert found[name]["champion"]["difference"] == pytest.approx(difference)
+        assert found[name]["champion"]["interval"] == pytest.approx([difference] * 2)
+        assert found[name]["best"] == {"difference": 0, "interval": [0, 0]}
 
 
 def test_of_each_source_the_difference_is_the_candidates() -> None:

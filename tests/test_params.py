@@ -50,6 +50,11 @@ CASES = [
     # tasks are what is installed, and have metrics and columns of their own
     ({"task.name": "poetry"}, "task.name: there is no task 'poetry'; installed are dialogue, language-modelling,"),
     ({"gate.bounds": {"f2": 0.5}}, "gate.bounds.f2: the task has no such metric; known: macro_f1, accuracy, calib"),
+    ({"gate.margins": {"f2": 0.5}}, "gate.margins.f2: the task has no such metric; known: macro_f1, accuracy, calib"),
+    (
+        {"gate.margins": {"macro_f1": 0.1}},
+        "gate.margins.macro_f1: is the task's first metric, whose margin is gate.mar",
+    ),
     ({"gate.bounds": {"accuracy": "high"}}, "gate.bounds.accuracy: is 'high'; should be a valid number"),
     # unknown keys, with what is close, or with all that is known
     ({"train.learning_rte": 1e-4}, "train.learning_rte: unknown key; did you mean 'learning_rate'?"),

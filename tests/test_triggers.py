@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from staytuned.drift.triggers import Measured, Situation, decide
-from staytuned.sections import DriftTrigger, Triggers
+from staytuned.policy import DriftTrigger, Triggers
 
 OFF = Triggers(
     max_age_days=None,
@@ -37,11 +37,12 @@ def policy(**values: Any) -> Triggers:
 
 
 def f1(low: float, high: float, reference: float = 0.80) -> Measured:
-    return Measured("macro-F1", True, 200, (low + high) / 2, (low, high), reference)
+    """So far above or below the reference, by the interval."""
+    return Measured("macro-F1", True, 200, reference + (low + high) / 2, reference, (low, high))
 
 
 def perplexity(low: float, high: float) -> Measured:
-    return Measured("perplexity", False, 200, (low + high) / 2, (low, high), 20.0)
+    return Measured("perplexity", False, 200, 20.0 + (low + high) / 2, 20.0, (low, high))
 
 
 TWO_OF_THREE = DriftTrigger(alarms=2, windows=3)
@@ -65,19 +66,19 @@ TWO_OF_THREE = DriftTrigger(alarms=2, windows=3)
         ({"alarms": (True, True, False, False)}, {"drift": TWO_OF_THREE}, False, "drift in 1 of the last 3 windows"),
         # measured quality, at the interval's better end
         ({}, {"quality_drop": 0.03}, False, "quality on new labels is not known yet"),
-        ({"measured": f1(0.70, 0.78)}, {"quality_drop": 0.03}, False, "no loss of more than 0.03 is shown"),
+        ({"measured": f1(-0.10, -0.02)}, {"quality_drop": 0.03}, False, "no loss of more than 0.03 is shown"),
         (
-            {"measured": f1(0.70, 0.76)},
+            {"measured": f1(-0.10, -0.04)},
             {"quality_drop": 0.03},
             True,
-            "quality on new labels: macro-F1 0.730 (0.700 to 0.760) on 200 new rows, 0.800 on the reference; "
+            "quality on new labels: macro-F1 0.730 on 200 new rows, 0.800 on the reference (-0.100 to -0.040); "
             "a loss of more than 0.03 is shown",
         ),
-        ({"measured": perplexity(19, 25)}, {"quality_drop": 1.0}, False, "no loss of more than 1 is shown"),
-        ({"measured": perplexity(22, 25)}, {"quality_drop": 1.0}, True, "perplexity 23.500 (22.000 to 25.000)"),
+        ({"measured": perplexity(-1, 5)}, {"quality_drop": 1.0}, False, "no loss of more than 1 is shown"),
+        ({"measured": perplexity(2, 5)}, {"quality_drop": 1.0}, True, "20.000 on the reference (+2.000 to +5.000)"),
         # estimated quality
         ({}, {"estimated_drop": 0.05}, False, "estimated quality is not known yet"),
-        ({"estimated": f1(0.6, 0.7)}, {"estimated_drop": 0.05}, True, "estimated quality: macro-F1 0.650"),
+        ({"estimated": f1(-0.2, -0.1)}, {"estimated_drop": 0.05}, True, "estimated quality: macro-F1 0.650"),
         # after a candidate in vain: what was seen of the champion waits for more rows, what counts does not
         (
             {"alarms": (True, True), "new_rows": 99, "tried_rows": 200},
@@ -88,8 +89,8 @@ TWO_OF_THREE = DriftTrigger(alarms=2, windows=3)
             "(triggers.retry_growth 1.5)",
         ),
         ({"alarms": (True, True), "new_rows": 100, "tried_rows": 200}, {"drift": TWO_OF_THREE}, True, "drift in 2"),
-        ({"measured": f1(0.7, 0.76), "new_rows": 99, "tried_rows": 200}, {"quality_drop": 0.03}, False, "at 300"),
-        ({"estimated": f1(0.6, 0.7), "new_rows": 99, "tried_rows": 200}, {"estimated_drop": 0.05}, False, "at 300"),
+        ({"measured": f1(-0.1, -0.04), "new_rows": 99, "tried_rows": 200}, {"quality_drop": 0.03}, False, "at 300"),
+        ({"estimated": f1(-0.2, -0.1), "new_rows": 99, "tried_rows": 200}, {"estimated_drop": 0.05}, False, "at 300"),
         ({"new_rows": 99, "tried_rows": 200}, {"new_rows": 99}, True, "99 of 99 new rows"),
         ({"age": 31.2, "new_rows": 0, "tried_rows": 200}, {"max_age_days": 30}, True, "31.2 of 30 days"),
         ({"new_rows": 99, "tried_rows": 200}, {"drift": TWO_OF_THREE}, False, "no window of new rows yet; 2 of 3 are"),
@@ -137,7 +138,7 @@ def test_where_there_is_nothing_to_learn_no_trigger_asks_for_it() -> None:
 
 numbers = st.floats(-1, 1)
 measured = st.builds(
-    Measured, st.just("accuracy"), st.booleans(), st.integers(1), numbers, st.tuples(numbers, numbers), numbers
+    Measured, st.just("accuracy"), st.booleans(), st.integers(1), numbers, numbers, st.tuples(numbers, numbers)
 )
 situations = st.builds(
     Situation,

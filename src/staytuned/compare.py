@@ -179,6 +179,7 @@ def _seen(test: pandas.DataFrame, champion: Path) -> numpy.ndarray:
 def _judge(task: Task, methods: list[Method], test: pandas.DataFrame, params: Params) -> dict[str, Any]:
     """All methods on the same rows, with the same draws."""
     texts, groups = test["text"].tolist(), test["group"].tolist()
+    count, confidence = len(set(groups)), params.evaluate.confidence
     drawn = draw(groups, params.evaluate.bootstrap, params.evaluate.seed)
     found = []
     for method in methods:
@@ -192,7 +193,7 @@ def _judge(task: Task, methods: list[Method], test: pandas.DataFrame, params: Pa
                 "method": method.name,
                 "labels": method.labels,
                 "metrics": {name: float(value) for name, value in metrics.items()},
-                "intervals": {name: interval(values, params.evaluate.confidence) for name, values in draws.items()},
+                "intervals": {name: interval(values, count, confidence) for name, values in draws.items()},
                 "seconds_to_make": made_in if method.is_timed else None,
                 "seconds_per_1000": per_1000,
                 "cost_per_1000": per_1000 / 3600 * params.compare.cost_per_hour,
@@ -202,8 +203,8 @@ def _judge(task: Task, methods: list[Method], test: pandas.DataFrame, params: Pa
         "methods": found,
         "metrics": [metric._asdict() for metric in task.metrics],
         "rows": len(test),
-        "groups": len(set(groups)),
-        "confidence": params.evaluate.confidence,
+        "groups": count,
+        "confidence": confidence,
         "threads": params.train.threads,
         "cost_per_hour": params.compare.cost_per_hour,
     }

@@ -18,13 +18,13 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from staytuned.entry_points import task_class
 from staytuned.errors import MissingError, ParamsError
+from staytuned.policy import Gate, Triggers
 from staytuned.sections import (
     Alerts,
     Compare,
     Drift,
     Encode,
     Evaluate,
-    Gate,
     Ingest,
     Model,
     Registry,
@@ -32,7 +32,6 @@ from staytuned.sections import (
     Split,
     TaskOptions,
     Train,
-    Triggers,
     Validate,
     Watch,
 )
@@ -99,7 +98,8 @@ def _with_task(model: type[T], raw: Any) -> tuple[type[T], list[str]]:
     try:
         task = task_class(raw["task"]["name"])
         columns, gate = raw["ingest"]["columns"], raw["gate"]
-        bounds = {"gate.bounds": gate["bounds"], "gate.sources.bounds": gate["sources"]["bounds"]}
+        of_metrics = {f"gate.{key}": gate[key] for key in ("bounds", "margins")}
+        of_metrics["gate.sources.bounds"] = gate["sources"]["bounds"]
     except MissingError as error:
         return create_model(model.__name__, __base__=model, task=(Any, ...)), [f"  task.name: {error}"]
     except (KeyError, TypeError):
@@ -118,10 +118,14 @@ def _with_task(model: type[T], raw: Any) -> tuple[type[T], list[str]]:
         names = [metric.name for metric in task.metrics]
         found += [
             f"{key}.{name}: the task has no such metric; known: {', '.join(names)}"
-            for key, of_key in bounds.items()
+            for key, of_key in of_metrics.items()
             for name in of_key
             if name not in names
         ]
+        if names[0] in gate["margins"]:
+            found.append(
+                f"gate.margins.{names[0]}: is the task's first metric, whose margin is gate.margin; take it out"
+            )
     with suppress(KeyError, TypeError):
         most, least = raw["evaluate"]["max_rows_per_source"], gate["sources"]["min_rows"]
         if most is not None and most < 2 * least:

@@ -174,14 +174,6 @@ class Evaluate(Section):
     seed: Annotated[int, Field(ge=0)]
 
 
-class Sources(Section):
-    """What a champion must show on each source by itself."""
-
-    min_rows: Count
-    margin: Annotated[float, Field(ge=0)]
-    bounds: dict[Name, float]
-
-
 class Drift(Section):
     """How new rows are compared with those that the champion knew."""
 
@@ -190,44 +182,6 @@ class Drift(Section):
     draws: Annotated[int, Field(ge=100)]
     level: Annotated[float, Field(gt=0, lt=0.5)]
     seed: Annotated[int, Field(ge=0)]
-
-
-class Gate(Section):
-    """What a champion must show."""
-
-    bounds: dict[Name, float]
-    min_gain: float
-    margin: Annotated[float, Field(ge=0)]
-    min_test_rows: Count
-    sources: Sources
-    max_megabytes: Positive | None
-    max_milliseconds: Positive | None
-
-
-class DriftTrigger(Section):
-    """Retrain when this many of the last windows gave an alarm."""
-
-    alarms: Count
-    windows: Count
-
-    @field_validator("windows")
-    @classmethod
-    def _enough(cls, value: int, info: ValidationInfo) -> int:
-        if value < info.data.get("alarms", 1):
-            raise ValueError(f"is {value}, fewer than the alarms asked for; raise it, or lower alarms")
-        return value
-
-
-class Triggers(Section):
-    """When a retraining is due; null: that trigger is off."""
-
-    max_age_days: Positive | None
-    new_rows: Count | None
-    drift: DriftTrigger | None
-    quality_drop: Annotated[float, Field(ge=0)] | None
-    estimated_drop: Annotated[float, Field(ge=0)] | None
-    retry_growth: Annotated[float, Field(ge=1)]
-    cost_ceiling: Count | None
 
 
 class Watch(Section):

@@ -22,7 +22,7 @@ HIDDEN = {
     "dvc": ".dvc",
 }
 JOINED = (".gitignore", ".dvcignore")  # with what a folder has under that name
-REPLACED = ("bounds", "descriptions")  # whole, since their keys are a task's own
+REPLACED = ("bounds", "margins", "descriptions")  # whole, since their keys are a task's own
 NULL = "tag:yaml.org,2002:null"
 OWN_DATA = {  # the example's params, less the example: a label column, no further columns, nothing to fetch
     "ingest": {
@@ -30,7 +30,7 @@ OWN_DATA = {  # the example's params, less the example: a label column, no furth
         "columns": {"text": "text", "label": "label", "id": None, "source": None, "group": None, "keep": []},
     },
     "split": {"validation": 0.08},  # few rows need a larger share to choose by
-    "gate": {"sources": {"bounds": {}}},
+    "gate": {"margins": {}, "sources": {"bounds": {}}},
     "compare": {"descriptions": {}},
 }
 

@@ -14,7 +14,8 @@ def estimated_accuracy(
     level: float,
     seed: int,
 ) -> tuple[float, list[float]]:
-    """The share of right answers in the window, as the confidence in them has it, and its interval.
+    """The share of right answers in the window, as the confidence in them has it, and the interval of how much more
+    that is than on the reference.
 
     Confidence becomes a probability to be right by isotonic regression on the reference (Zadrozny & Elkan 2002,
     section 3); its mean over the window is the estimate (Guillory et al. 2021, section 3, on the plain confidence).
@@ -40,8 +41,9 @@ def estimated_accuracy(
     found = []
     for weights, drawn in zip(count, times, strict=True):
         calibration.fit(known, right, sample_weight=numpy.append(weights, 1.0))
-        found.append(numpy.average(calibration.predict(confidence), weights=drawn))
-    return value, interval(numpy.array(found), level)
+        there = numpy.average(right[:-1], weights=weights)
+        found.append(numpy.average(calibration.predict(confidence), weights=drawn) - there)
+    return value, interval(numpy.array(found), min(len(set(groups)), len(set(others))), level)
 
 
 def _times(groups: Sequence[str], draws: int, seed: int) -> numpy.ndarray:

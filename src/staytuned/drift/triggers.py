@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from staytuned.sections import Triggers
+from staytuned.policy import Triggers
 
 PERIOD = 30  # days that the cost ceiling looks back on
 
@@ -17,40 +17,38 @@ class Measured:
     higher_is_better: bool
     rows: int
     value: float
-    interval: tuple[float, float]
     reference: float
+    change: tuple[float, float]  # from the reference: the interval of both values' difference
 
     @property
     def drop(self) -> float:
         """How much worse than on the reference it is at the interval's better end: at least this much was lost."""
-        low, high = self.interval
-        return self.reference - high if self.higher_is_better else low - self.reference
+        low, high = self.change
+        return -high if self.higher_is_better else low
 
     def __str__(self) -> str:
-        low, high = self.interval
+        low, high = self.change
         return (
-            f"{self.title} {self.value:.3f} ({low:.3f} to {high:.3f}) on {self.rows:,} new rows, "
-            f"{self.reference:.3f} on the reference"
+            f"{self.title} {self.value:.3f} on {self.rows:,} new rows, {self.reference:.3f} on the reference "
+            f"({low:+.3f} to {high:+.3f})"
         )
 
 
 def measured(drift: dict[str, Any]) -> Measured | None:
     """The task's first metric as the drift stage found it; None where there were no labels."""
-    window, reference = drift["window"], drift["reference"]["metric"]
-    if window["metric"] is None or reference is None:
+    window, metric, change = drift["window"], drift["metric"], drift["window"].get("change")  # a stage of before: none
+    if change is None:
         return None
-    (low, high), metric = window["interval"], drift["metric"]
-    better = metric["higher_is_better"]
-    return Measured(metric["title"], better, _asked(window), window["metric"], (low, high), reference)
+    values = window["metric"], drift["reference"]["metric"], tuple(change)
+    return Measured(metric["title"], metric["higher_is_better"], _asked(window), *values)
 
 
 def estimated(drift: dict[str, Any]) -> Measured | None:
     """The accuracy that the drift stage estimated without labels; None where it could not."""
     found, reference = drift["estimated_accuracy"], drift["reference"]["accuracy"]
-    if found is None or reference is None:
+    if found is None or "change" not in found:
         return None
-    low, high = found["interval"]
-    return Measured("accuracy", True, _asked(drift["window"]), found["value"], (low, high), reference)
+    return Measured("accuracy", True, _asked(drift["window"]), found["value"], reference, tuple(found["change"]))
 
 
 def _asked(window: dict[str, Any]) -> int:

@@ -3,6 +3,8 @@
 Efron & Tibshirani, An Introduction to the Bootstrap (1993), ch. 13 and 16; Koehn (2004) for the pairing.
 """
 
+import math
+
 import numpy
 
 
@@ -26,7 +28,21 @@ def resampled(statistics: numpy.ndarray, groups: list[str], drawn: numpy.ndarray
     return drawn @ sums
 
 
-def interval(values: numpy.ndarray, confidence: float) -> list[float]:
-    """Percentile interval, [low, high]."""
+def interval(values: numpy.ndarray, groups: int, confidence: float) -> list[float]:
+    """Expanded percentile interval, [low, high] (Hesterberg 2015, The American Statistician 69, 371-386).
+
+    Draws of few groups vary less than groups do, and how far groups vary is not well known of few. So the quantiles lie
+    further out, where Student's t has them: of 5 groups at 0.1 and 99.9 % instead of 2.5 and 97.5 %, of 20 at 1.6 and
+    98.4 %.
+
+    Args:
+        values: Of a figure, on each draw.
+        groups: How many were there to draw.
+        confidence: That it is within.
+    """
+    from scipy.special import ndtr, stdtrit  # here: it takes a quarter of a second
+
     tail = (1 - confidence) / 2
+    if groups > 1:
+        tail = ndtr(math.sqrt(groups / (groups - 1)) * stdtrit(groups - 1, tail))
     return [float(value) for value in numpy.quantile(values, [tail, 1 - tail])]

@@ -65,8 +65,7 @@ def empty_report(champion: int | None, metric: Metric) -> dict[str, Any]:
         "too_large": 0,  # new rows, where none is looked at since each group of them has more than a window
         "metric": metric._asdict(),
         "reference": {"rows": 0, "groups": 0, "metric": None, "accuracy": None},
-        "window": dict.fromkeys(("metric", "interval", "accuracy"))
-        | {"rows": 0, "groups": 0, "asked": 0, "batches": []},
+        "window": dict.fromkeys(("metric", "change", "accuracy")) | {"rows": 0, "groups": 0, "asked": 0, "batches": []},
         "checks": {},
         "skipped": {},
         "estimated_accuracy": None,
@@ -194,19 +193,25 @@ Asked = tuple[pandas.DataFrame, Said]
 
 
 def measure(params: Params, task: Task, reference: Asked | None, window: Asked, report: dict[str, Any]) -> None:
-    """The champion's first metric and accuracy, as far as there are labels; its accuracy as its confidence has it."""
+    """The champion's first metric and accuracy, as far as there are labels; its accuracy as its confidence has it.
+
+    How much more either is than on the reference is an interval, by draws of the groups of both.
+    """
     options, level = params.drift, params.evaluate.confidence
-    metric = task.metrics[0].name
-    for name, asked in (("reference", reference), ("window", window)):
+    metric, draws, counts = task.metrics[0].name, list[numpy.ndarray](), list[int]()
+    for place, (name, asked) in enumerate((("reference", reference), ("window", window))):
         if asked and asked[1].judged.any():
-            report[name]["metric"] = float(task.measure(asked[1].statistics.sum(axis=0))[metric])
+            rows, answer = asked
+            groups = rows["group"][answer.judged].tolist()
+            sums = resampled(answer.statistics, groups, draw(groups, options.draws, options.seed + place))
+            report[name]["metric"] = float(task.measure(answer.statistics.sum(axis=0))[metric])
+            draws.append(task.measure(sums)[metric])
+            counts.append(len(set(groups)))
+    if len(draws) == 2:
+        report["window"]["change"] = interval(draws[1] - draws[0], min(counts), level)
     rows, new = window
-    if new.judged.any():
-        groups = rows["group"][new.judged].tolist()
-        sums = resampled(new.statistics, groups, draw(groups, options.draws, options.seed))
-        report["window"]["interval"] = interval(task.measure(sums)[metric], level)
-        if len(new.answers):
-            report["window"]["accuracy"] = float(right_in(window).mean())
+    if new.judged.any() and len(new.answers):
+        report["window"]["accuracy"] = float(right_in(window).mean())
     if reference and len(new.answers):
         known, old = reference
         right = right_in(reference)
@@ -218,7 +223,7 @@ def measure(params: Params, task: Task, reference: Asked | None, window: Asked, 
             options.seed,
         )
         report["reference"]["accuracy"] = float(right.mean())
-        report["estimated_accuracy"] = {"value": value, "interval": between}
+        report["estimated_accuracy"] = {"value": value, "change": between}
 
 
 def right_in(asked: Asked) -> numpy.ndarray:

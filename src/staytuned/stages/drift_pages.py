@@ -44,7 +44,7 @@ how often it is at least so large where nothing drifted, by windows drawn at ran
 <h2>How good the champion is</h2>
 <table><tr><th><th>reference<th>new rows</tr>
 <tr><td>{{ metric.title }}, measured<td>{{ figure(reference.metric) }}
-<td>{{ figure(window.metric, window.interval) }}</tr>
+<td>{{ figure(window.metric, window.change) }}</tr>
 <tr><td>accuracy<td>{{ figure(reference.accuracy) }}<td>{{ accuracy }}</tr></table>
 <h2>What moved</h2>
 {% for title, picture in pictures.items() %}<h3>{{ title }}</h3><img alt="{{ title }}"
@@ -91,7 +91,7 @@ def accuracy_in_words(report: dict[str, Any]) -> str:
     estimate, measured = report["estimated_accuracy"], report["window"]["accuracy"]
     said = []
     if estimate:
-        said.append(f"estimated without labels {_figure(estimate['value'], estimate['interval'])}")
+        said.append(f"estimated without labels {_figure(estimate['value'], estimate['change'])}")
     if measured is not None:
         said.append(f"with the labels that came: {_figure(measured)}")
     elif estimate and report["alarm"]:
@@ -99,10 +99,11 @@ def accuracy_in_words(report: dict[str, Any]) -> str:
     return "; ".join(said) or _figure(None)
 
 
-def _figure(value: float | None, between: list[float] | None = None) -> str:
+def _figure(value: float | None, change: list[float] | None = None) -> str:
+    """A figure and, where it is known, how far it is from that of the reference."""
     if value is None:
         return "–"
-    return f"{value:.3f}" + (f" ({between[0]:.3f} to {between[1]:.3f})" if between else "")
+    return f"{value:.3f}" + (f" ({change[0]:+.3f} to {change[1]:+.3f} against the reference)" if change else "")
 
 
 def _sources(rows: Compared, scores: numpy.ndarray) -> list[dict[str, Any]]:

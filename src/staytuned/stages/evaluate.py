@@ -1,7 +1,6 @@
 """Evaluate: base, candidate, champion and best version on the same test rows, in the same run."""
 
 import itertools
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ from transformers.utils import logging
 
 from staytuned import behaviour, tasks
 from staytuned.data.sides import TEST, TRAIN, rows_of, that_judge, unseen_by, with_lots
-from staytuned.errors import DataError, ParamsError
+from staytuned.errors import DataError
 from staytuned.files import read_json, write_json
+from staytuned.modelling.class_metrics import per_class
 from staytuned.modelling.device import make_deterministic
 from staytuned.modelling.examples import Examples
 from staytuned.modelling.intervals import draw, interval, resampled
@@ -24,9 +24,11 @@ from staytuned.scoring import kept_in, predictions
 from staytuned.sections import Evaluate
 from staytuned.stages.evaluate_pages import write_pages
 from staytuned.tasks import Side, Task
+from staytuned.tasks.comparable import check_answers, check_tokens
 from staytuned.workspace import Workspace
 
-COMPARED = ("base", "champion", "best")  # with the candidate
+RIVALS = ("champion", "best")  # of the candidate
+COMPARED = ("base", *RIVALS)
 EXAMPLES, ANSWERED = 32, 2  # rows that go with a registered model
 ENOUGH = 30  # test rows of a batch, for a figure of its own
 
@@ -52,7 +54,7 @@ def run(workspace: Workspace, params: Params) -> None:
     base = base_of(workspace, params)
     folders = {"candidate": workspace.candidate, **pinned(workspace)}
     for folder in folders.values():
-        task.check_comparable(folder)
+        check_answers(task, folder)
     if task.counts_tokens:
         check_tokens(folders.values())
     # An old model may have seen them: under another salt, or as texts that came anew.
@@ -81,20 +83,6 @@ def run(workspace: Workspace, params: Params) -> None:
     write_json(workspace.evaluation / "examples.json", examples(candidate, test.frame))
     short = report["models"]["candidate"]["metrics"]
     write_json(workspace.reports / "metrics.json", {name: round(value, 6) for name, value in short.items()})
-
-
-def check_tokens(folders: Iterable[Path]) -> None:
-    """Refuse models that part texts into other tokens: of more and easier ones each is foreseen better.
-
-    Raises:
-        ParamsError: two tokenizers have other vocabularies.
-    """
-    first, *others = (read_json(folder / "tokenizer.json")["model"] for folder in folders)
-    if any(other != first for other in others):
-        raise ParamsError(
-            "model.base parts texts into other tokens than the champion does, so that their perplexities cannot be "
-            "compared; set it back, or make a workspace of its own for it: `staytuned init DIR`"
-        )
 
 
 def _part(side: Side, chosen: numpy.ndarray) -> Side:
@@ -139,14 +127,16 @@ def compare(task: Task, said: dict[str, list[Any]], frame: pandas.DataFrame, opt
         options: The evaluation section of params.yaml.
     """
     groups = frame["group"].tolist()
-    drawn = draw(groups, options.bootstrap, options.seed)
-    models, draws = dict[str, Any](), dict[str, dict[str, numpy.ndarray]]()
+    drawn, count = draw(groups, options.bootstrap, options.seed), len(set(groups))
     of_rows = {name: task.statistics(frame, predictions) for name, predictions in said.items()}
+    sums = {name: resampled(statistics, groups, drawn) for name, statistics in of_rows.items()}
+    draws = {name: task.measure(values) for name, values in sums.items()}
+    models = dict[str, Any]()
     for name, statistics in of_rows.items():
-        draws[name] = task.measure(resampled(statistics, groups, drawn))
+        between = {metric: interval(values, count, options.confidence) for metric, values in draws[name].items()}
         models[name] = {
             "metrics": _floats(task.measure(statistics.sum(axis=0))),
-            "intervals": {metric: interval(values, options.confidence) for metric, values in draws[name].items()},
+            "intervals": between,
             "slices": slices(task, statistics, frame["source"]),
             "batches": slices(task, statistics, frame["batch"], ENOUGH),
             "details": task.details(frame, said[name]),
@@ -155,7 +145,9 @@ def compare(task: Task, said: dict[str, list[Any]], frame: pandas.DataFrame, opt
         other: {
             metric.name: {
                 "difference": models["candidate"]["metrics"][metric.name] - models[other]["metrics"][metric.name],
-                "interval": interval(draws["candidate"][metric.name] - draws[other][metric.name], options.confidence),
+                "interval": interval(
+                    draws["candidate"][metric.name] - draws[other][metric.name], count, options.confidence
+                ),
             }
             for metric in task.metrics
         }
@@ -165,10 +157,11 @@ def compare(task: Task, said: dict[str, list[Any]], frame: pandas.DataFrame, opt
     return {
         "metrics": [metric._asdict() for metric in task.metrics],
         "before": task.before,
-        "test": {"rows": len(frame), "groups": len(set(groups)), "confidence": options.confidence},
+        "test": {"rows": len(frame), "groups": count, "confidence": options.confidence},
         "models": models,
         "comparisons": comparisons,
         "sources": _by_source(task, of_rows, frame, options),
+        "classes": _by_class(task, of_rows, sums, count, options),
     }
 
 
@@ -185,15 +178,37 @@ def _by_source(
         for name, statistics in of_rows.items():
             values[name] = float(task.measure(statistics[here].sum(axis=0))[metric])
             draws[name] = task.measure(resampled(statistics[here], groups, drawn))[metric]
-        found[source] = {"rows": int(here.sum()), "groups": len(set(groups))} | {
+        count = len(set(groups))
+        found[source] = {"rows": int(here.sum()), "groups": count} | {
             name: {
                 "difference": values["candidate"] - values[name],
-                "interval": interval(draws["candidate"] - draws[name], options.confidence),
+                "interval": interval(draws["candidate"] - draws[name], count, options.confidence),
             }
-            for name in ("champion", "best")
+            for name in RIVALS
             if name in of_rows
         }
     return found
+
+
+def _by_class(
+    task: Task, of_rows: dict[str, numpy.ndarray], sums: dict[str, numpy.ndarray], groups: int, options: Evaluate
+) -> dict[str, Any]:
+    """Of each class: how often it occurs, and the candidate's paired difference to champion and best by its F1."""
+    counts = {name: task.counts(statistics.sum(axis=0)) for name, statistics in of_rows.items()}
+    values = {name: per_class(count)[2] for name, count in counts.items()}
+    draws = {name: per_class(task.counts(values))[2] for name, values in sums.items()}
+    return {
+        label: {"support": int(counts["candidate"][2, place])}
+        | {
+            name: {
+                "difference": float(values["candidate"][place] - values[name][place]),
+                "interval": interval(draws["candidate"][:, place] - draws[name][:, place], groups, options.confidence),
+            }
+            for name in RIVALS
+            if name in of_rows
+        }
+        for place, label in enumerate(task.counted)
+    }
 
 
 def _behaviour(workspace: Workspace, params: Params, candidate: Predictor, frame: pandas.DataFrame) -> dict[str, Any]:

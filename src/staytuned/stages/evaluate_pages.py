@@ -41,9 +41,12 @@ intervals, bootstrapped by group.</p>
 <td>{{ "%+.3f" % pair[metric.name].difference }} <span class="range">{{ "%+.3f" % pair[metric.name].interval[0] }} to
 {{ "%+.3f" % pair[metric.name].interval[1] }}</span>{% endfor %}</tr>{% endfor %}</table>
 {% if per_class %}<h2>Candidate, per class</h2>
-<table><tr><th>class{% for column in columns %}<th>{{ column }}{% endfor %}</tr>
+<table><tr><th>class{% for column in columns %}<th>{{ column }}{% endfor %}{% for rival in rivals %}
+<th>F1 against {{ titles[rival] }}{% endfor %}</tr>
 {% for name, row in per_class.items() %}<tr><td>{{ name }}{% for column in columns %}
-<td>{{ row[column] if row[column] is integer else "%.3f" % row[column] }}{% endfor %}</tr>{% endfor %}</table>
+<td>{{ row[column] if row[column] is integer else "%.3f" % row[column] }}{% endfor %}{% for rival in rivals %}
+<td>{{ "%+.3f" % classes[name][rival].difference }} <span class="range">{{ "%+.3f" % classes[name][rival].interval[0] }}
+to {{ "%+.3f" % classes[name][rival].interval[1] }}</span>{% endfor %}</tr>{% endfor %}</table>
 {% endif %}
 <h2>Candidate, per source</h2>
 <table><tr><th>source<th>rows{% for metric in metrics %}<th>{{ metric.title }}{% endfor %}</tr>
@@ -85,7 +88,10 @@ def write_pages(workspace: Workspace, report: dict[str, Any]) -> None:
         "best": "best version before this run",
     }
     template = jinja2.Environment(autoescape=True).from_string(PAGE)
-    page = template.render(**report, per_class=per_class, columns=columns, pictures=pictures, titles=titles)
+    rivals = [name for name in ("champion", "best") if name in report["models"] and report["classes"]]
+    page = template.render(
+        **report, per_class=per_class, columns=columns, rivals=rivals, pictures=pictures, titles=titles
+    )
     write_text(folder / "report.html", page)
 
 

@@ -12,7 +12,6 @@ import pyarrow
 
 from staytuned.data.readers import Format
 from staytuned.entry_points import class_at, task_class
-from staytuned.errors import ParamsError
 from staytuned.files import read_json
 from staytuned.modelling.examples import Examples, list_array
 from staytuned.params import Params
@@ -217,25 +216,24 @@ class Task(ABC):
     def measure(self, sums: numpy.ndarray) -> dict[str, numpy.ndarray]:
         """Each of ``metrics``, shape (...), from sums of statistics, shape (..., statistics)."""
 
+    @property
+    def counted(self) -> list[str]:
+        """Classes that ``counts`` tells apart; empty where there are none."""
+        return []
+
+    def counts(self, sums: numpy.ndarray) -> numpy.ndarray:
+        """Of each of ``counted`` hits, predicted and actual, shape (..., 3, classes), from sums of statistics."""
+        return numpy.empty((*sums.shape[:-1], 3, 0))
+
     def details(self, frame: pandas.DataFrame, predictions: list[Any]) -> dict[str, Any]:
         """For the report: ``per_class`` {class: {column: value}}, ``confusion`` {labels, counts, of: rows or words}."""
-        return {}
+        from staytuned.modelling.class_metrics import class_table
+
+        if not self.counted:
+            return {}
+        return {"per_class": class_table(self.counted, self.counts(self.statistics(frame, predictions).sum(axis=0)))}
 
     # Given
-
-    def check_comparable(self, folder: Path) -> None:
-        """Refuse a model, given by its folder, of other answers, such as a champion from before a label was added.
-
-        Raises:
-            ParamsError: it learned another task, or other labels.
-        """
-        theirs, ours = ([task.options.name, task.answers] for task in (trained(folder), self))
-        if theirs != ours:
-            part = 0 if theirs[0] != ours[0] else 1
-            raise ParamsError(
-                f"task is not what the champion learned: {theirs[part]} then, {ours[part]} now, and models of other "
-                "answers cannot be compared; set it back, or make a workspace of its own for it: `staytuned init DIR`"
-            )
 
     def score(self, frame: pandas.DataFrame, predictions: list[Any]) -> dict[str, float]:
         """The metrics of predictions."""

@@ -9,10 +9,10 @@ import pandas
 import pyarrow
 from pydantic import Field, field_validator
 
+from staytuned.modelling.class_metrics import macro_f1, per_class
 from staytuned.modelling.examples import Examples, list_array
 from staytuned.sections import Name, Share, TaskOptions, distinct
 from staytuned.tasks import Batch, Metric, Side, Task
-from staytuned.tasks.text_classification import class_table, per_class
 
 if TYPE_CHECKING:
     import torch
@@ -155,24 +155,22 @@ class MultiLabelClassification(Task):
 
     def measure(self, sums: numpy.ndarray) -> dict[str, numpy.ndarray]:
         """Macro-F1 over the labels that occur; micro-F1 over all; the share of rows with exactly their labels."""
-        hits, predicted, actual = self._counts(sums)
-        occurs = actual > 0
-        f1 = per_class(hits, predicted, actual)[2]
-        total = predicted.sum(axis=-1) + actual.sum(axis=-1)
+        counts = self.counts(sums)
         return {
-            "macro_f1": (f1 * occurs).sum(axis=-1) / numpy.maximum(occurs.sum(axis=-1), 1),
-            "micro_f1": 2 * hits.sum(axis=-1) / numpy.maximum(total, 1),
+            "macro_f1": macro_f1(counts),
+            "micro_f1": per_class(counts.sum(axis=-1, keepdims=True))[2, ..., 0],
             "subset_accuracy": sums[..., -2] / sums[..., -1],
         }
 
-    def _counts(self, sums: numpy.ndarray) -> list[numpy.ndarray]:
-        """Hits, predicted and actual, each of shape (..., labels)."""
-        return numpy.split(sums[..., :-2], 3, axis=-1)
+    @property
+    def counted(self) -> list[str]:
+        """The labels."""
+        labels: list[str] = self.options.labels
+        return labels
 
-    def details(self, frame: pandas.DataFrame, predictions: list[Any]) -> dict[str, Any]:
-        """Precision, recall and F1 of each label."""
-        hits, predicted, actual = self._counts(self.statistics(frame, predictions).sum(axis=0))
-        return {"per_class": class_table(self.options.labels, hits, predicted, actual)}
+    def counts(self, sums: numpy.ndarray) -> numpy.ndarray:
+        """Of each label hits, predicted and actual."""
+        return sums[..., :-2].reshape(*sums.shape[:-1], 3, -1)
 
 
 def _as_list(label: str) -> str:

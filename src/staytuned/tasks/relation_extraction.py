@@ -14,10 +14,11 @@ from pydantic import ValidationInfo, field_validator
 
 from staytuned.data.readers import Found
 from staytuned.errors import DataError, ParamsError
+from staytuned.modelling.class_metrics import macro_f1
 from staytuned.modelling.examples import Examples, list_array
 from staytuned.sections import Name
 from staytuned.tasks import Batch, Metric
-from staytuned.tasks.text_classification import LabelOptions, TextClassification, class_table, per_class
+from staytuned.tasks.text_classification import LabelOptions, TextClassification
 
 if TYPE_CHECKING:
     import torch
@@ -176,19 +177,16 @@ class RelationExtraction(TextClassification):
         The official score of SemEval-2010 Task 8 (Hendrickx et al. 2010, section 5): a hit has the right relation in
         the right direction, while predicted and actual are counted in either; the negative has no F1 of its own.
         """
-        hits, predicted, actual = numpy.split(sums[..., :-2], 3, axis=-1)
-        f1, occurs = per_class(hits, predicted, actual)[2], actual > 0
-        return {
-            "macro_f1": (f1 * occurs).sum(axis=-1) / numpy.maximum(occurs.sum(axis=-1), 1),
-            "accuracy": sums[..., -2] / sums[..., -1],
-        }
+        return {"macro_f1": macro_f1(self.counts(sums)), "accuracy": sums[..., -2] / sums[..., -1]}
 
-    def details(self, frame: pandas.DataFrame, predictions: list[Any]) -> dict[str, Any]:
-        """Precision, recall and F1 of each relation; how often each label was taken for each other."""
-        sums = self.statistics(frame, predictions).sum(axis=0)
-        hits, predicted, actual = numpy.split(sums[:-2], 3)
-        table = class_table(self.relations, hits, predicted, actual)
-        return super().details(frame, predictions) | {"per_class": table}
+    @property
+    def counted(self) -> list[str]:
+        """The relations, but for the negative."""
+        return self.relations
+
+    def counts(self, sums: numpy.ndarray) -> numpy.ndarray:
+        """Of each relation hits, predicted and actual."""
+        return sums[..., :-2].reshape(*sums.shape[:-1], 3, -1)
 
 
 def nearest(length: int, markers: numpy.ndarray, before: int, after: int, room: int) -> numpy.ndarray:

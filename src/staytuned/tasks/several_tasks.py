@@ -220,9 +220,22 @@ class SeveralTasks(Task):
 
     def measure(self, sums: numpy.ndarray) -> dict[str, numpy.ndarray]:
         """Those of the parts, under their names."""
-        own = numpy.split(sums, self._ends[:-1], axis=-1)
         return {
             f"{name}.{metric}": values
-            for (name, part), sums in zip(self.parts.items(), own, strict=True)
-            for metric, values in part.measure(sums).items()
+            for (name, part), own in zip(self.parts.items(), self._own(sums), strict=True)
+            for metric, values in part.measure(own).items()
         }
+
+    @property
+    def counted(self) -> list[str]:
+        """The classes of the parts, under their names."""
+        return [f"{name}.{label}" for name, part in self.parts.items() for label in part.counted]
+
+    def counts(self, sums: numpy.ndarray) -> numpy.ndarray:
+        """Those of the parts, side by side."""
+        parts = zip(self.parts.values(), self._own(sums), strict=True)
+        return numpy.concatenate([part.counts(own) for part, own in parts], axis=-1)
+
+    def _own(self, sums: numpy.ndarray) -> list[numpy.ndarray]:
+        """Each part's sums."""
+        return numpy.split(sums, self._ends[:-1], axis=-1)

@@ -8,6 +8,7 @@ import pandas
 import pyarrow
 from pydantic import Field, ValidationInfo, field_validator
 
+from staytuned.modelling.class_metrics import macro_f1
 from staytuned.modelling.examples import Examples
 from staytuned.sections import Name, Section, TaskOptions, distinct
 from staytuned.tasks import Batch, Metric, Side, Task
@@ -91,7 +92,10 @@ class TextClassification(Task):
         Metric("calibration_error", "calibration error", higher_is_better=False),
     )
     before = "frozen embeddings with logistic regression"
-    start = {"task": {"labels": ["negative", "neutral", "positive"], "label_from_rating": None}}
+    start = {
+        "task": {"labels": ["negative", "neutral", "positive"], "label_from_rating": None},
+        "gate": {"margins": {"calibration_error": 0.05}},
+    }
     _offset: Any = 0.0  # of the logits, a number for each class
 
     def __init__(self, options: Any) -> None:
@@ -207,50 +211,32 @@ class TextClassification(Task):
 
     def measure(self, sums: numpy.ndarray) -> dict[str, numpy.ndarray]:
         """Macro-F1 over the classes that occur; accuracy; expected calibration error (Guo et al. 2017, section 3)."""
-        count = len(self.classes)
-        hits, predicted, actual = (sums[..., i * count : (i + 1) * count] for i in range(3))
-        right, confidence = sums[..., 3 * count : 3 * count + BINS], sums[..., 3 * count + BINS :]
-        rows, occurs = actual.sum(axis=-1), actual > 0
-        f1 = per_class(hits, predicted, actual)[2]
+        counts = self.counts(sums)
+        right, confidence = sums[..., -2 * BINS : -BINS], sums[..., -BINS:]
+        hits, _, rows = numpy.moveaxis(counts.sum(axis=-1), -1, 0)
         return {
-            "macro_f1": (f1 * occurs).sum(axis=-1) / occurs.sum(axis=-1),
-            "accuracy": hits.sum(axis=-1) / rows,
+            "macro_f1": macro_f1(counts),
+            "accuracy": hits / rows,
             "calibration_error": numpy.abs(right - confidence).sum(axis=-1) / rows,
         }
+
+    @property
+    def counted(self) -> list[str]:
+        """The labels."""
+        return self.classes
+
+    def counts(self, sums: numpy.ndarray) -> numpy.ndarray:
+        """Of each label hits, predicted and actual."""
+        return sums[..., : -2 * BINS].reshape(*sums.shape[:-1], 3, -1)
 
     def details(self, frame: pandas.DataFrame, predictions: list[Any]) -> dict[str, Any]:
         """Precision, recall and F1 of each class; how often each class was taken for each other."""
         count = len(self.classes)
         confusion = numpy.zeros((count, count), dtype=int)
         numpy.add.at(confusion, (self._numbers(frame), numpy.stack(predictions).argmax(axis=1)), 1)
-        hits, predicted, actual = confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)
-        return {
-            "per_class": class_table(self.classes, hits, predicted, actual),
-            "confusion": {"labels": self.classes, "counts": confusion.tolist(), "of": "rows"},
+        return super().details(frame, predictions) | {
+            "confusion": {"labels": self.classes, "counts": confusion.tolist(), "of": "rows"}
         }
-
-
-def per_class(
-    hits: numpy.ndarray, predicted: numpy.ndarray, actual: numpy.ndarray
-) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
-    """Precision, recall and F1 from counts, all of shape (..., classes).
-
-    A class that is never predicted has precision 0, one that never occurs has recall 0.
-    """
-    precision = hits / numpy.maximum(predicted, 1)
-    recall = hits / numpy.maximum(actual, 1)
-    return precision, recall, 2 * hits / numpy.maximum(predicted + actual, 1)
-
-
-def class_table(
-    names: list[str], hits: numpy.ndarray, predicted: numpy.ndarray, actual: numpy.ndarray
-) -> dict[str, dict[str, float]]:
-    """For the report: precision, recall, F1 and occurrences of each class, from counts, each of shape (classes,)."""
-    rows = zip(names, *per_class(hits, predicted, actual), actual, strict=True)
-    return {
-        name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
-        for name, p, r, f, n in rows
-    }
 
 
 def softmax(logits: numpy.ndarray) -> numpy.ndarray:

@@ -12,12 +12,13 @@ import pyarrow
 from pydantic import Field, field_validator
 
 from staytuned.data.conll import sentences
+from staytuned.modelling.class_metrics import macro_f1, per_class
 from staytuned.modelling.examples import NOTHING, Examples, list_array
 from staytuned.modelling.words import CHARACTER, WORD, Words, own_pieces, windows, words_of
 from staytuned.sections import Name, TaskOptions, distinct
 from staytuned.tasks import Batch, Metric, Side, Task
 from staytuned.tasks.spans import Span, as_lists, fault, spans_of
-from staytuned.tasks.text_classification import class_table, per_class, softmax
+from staytuned.tasks.text_classification import softmax
 
 if TYPE_CHECKING:
     import torch
@@ -234,24 +235,30 @@ class TokenClassification(Task):
 
     def measure(self, sums: numpy.ndarray) -> dict[str, numpy.ndarray]:
         """Precision, recall and F1 over all entities; F1, mean over the types that occur."""
-        counts = sums.reshape(*sums.shape[:-1], 3, -1)
-        precision, recall, f1 = per_class(*numpy.moveaxis(counts.sum(axis=-1), -1, 0))
-        by_type, occurs = per_class(*numpy.moveaxis(counts, -2, 0))[2], counts[..., 2, :] > 0
-        macro = (by_type * occurs).sum(axis=-1) / numpy.maximum(occurs.sum(axis=-1), 1)
-        return {"f1": f1, "precision": precision, "recall": recall, "macro_f1": macro}
+        counts = self.counts(sums)
+        precision, recall, f1 = per_class(counts.sum(axis=-1, keepdims=True))[..., 0]
+        return {"f1": f1, "precision": precision, "recall": recall, "macro_f1": macro_f1(counts)}
+
+    @property
+    def counted(self) -> list[str]:
+        """The types."""
+        types: list[str] = self.options.types
+        return types
+
+    def counts(self, sums: numpy.ndarray) -> numpy.ndarray:
+        """Of each type the entities hit, predicted and actual."""
+        return sums.reshape(*sums.shape[:-1], 3, -1)
 
     def details(self, frame: pandas.DataFrame, predictions: list[Any]) -> dict[str, Any]:
         """Precision, recall and F1 of each type; how often words of each type, or of none, were taken for another."""
-        counts = self.statistics(frame, predictions).sum(axis=0).reshape(3, -1)
         size = len(self.options.types) + 1
         confusion = numpy.zeros((size, size), int)
         for text, label, said in zip(frame["text"], frame["label"], predictions, strict=True):
             words = words_of(text)
             tags = (self._tags(words, spans) for spans in (spans_of(label), [entity[:3] for entity in said]))
             numpy.add.at(confusion, tuple((numbers + 1) // 2 for numbers in tags), 1)
-        return {
-            "per_class": class_table(self.options.types, *counts),
-            "confusion": {"labels": ["O", *self.options.types], "counts": confusion.tolist(), "of": "words"},
+        return super().details(frame, predictions) | {
+            "confusion": {"labels": ["O", *self.options.types], "counts": confusion.tolist(), "of": "words"}
         }
 
 
