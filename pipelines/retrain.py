@@ -15,7 +15,8 @@ from staytuned.files import read_json
 from staytuned.params import Params
 from staytuned.processes import WATCH, die_with_watch
 from staytuned.progress import busy
-from staytuned.registry import gate, pin
+from staytuned.registry import pin
+from staytuned.registry.evidence import too_few
 from staytuned.registry.release import Release, finished, release
 from staytuned.registry.reload import Reload, reloader
 from staytuned.registry.tracking import Tracker
@@ -132,7 +133,7 @@ def up_to_the_question(workspace: Workspace, params: Params) -> Answer | None:
 def foretell(workspace: Workspace, params: Params) -> None:
     """Say before the training what will block it, whatever it learns."""
     rows = read_json(workspace.reports / "split.json")["sides"][TEST]
-    for line in gate.too_few({"rows": rows}, params.gate):
+    for line in too_few({"rows": rows}, params.gate):
         print(f"the gate will block what is trained now: {line}")
 
 

@@ -305,6 +305,19 @@ def test_few_labels_of_the_reference_are_no_loss_in_the_window(random: numpy.ran
         (known, right, [str(n) for n in range(40)]), (new, [str(n) for n in range(500)]), 200, 0.95, 1
     )
     assert value == pytest.approx(right.mean(), abs=0.1) and low < 0 < high
+    assert high - low < 0.2  # that of the accuracy on the reference alone is 0.3 wide
+
+
+def test_an_estimate_is_as_sure_as_the_fewer_groups_allow(random: numpy.random.Generator) -> None:
+    known, new = random.uniform(0.5, 1, 400), random.uniform(0.5, 1, 400)
+    right, many = random.random(400) < known, [str(n) for n in range(400)]
+    few = [str(n // 80) for n in range(400)]  # five of 80 rows
+
+    def width(of_reference: list[str], of_window: list[str]) -> float:
+        _, (low, high) = estimated_accuracy((known, right, of_reference), (new, of_window), 400, 0.95, 1)
+        return high - low
+
+    assert width(few, many) > width(many, many) and width(many, few) > width(many, many)
 
 
 # Words

@@ -85,7 +85,7 @@ def test_texts_of_another_kind_are_and_are_told_and_not_printed(
     report = drift_of(workspace, put(workspace, bare(strange(200), "source")))
     assert report["alarm"] and report["checks"]["domain_classifier"]["alarm"]
     assert [got["message"] for got in receiver.got] == [f"new.csv: {report['said']}"]
-    shown = " ".join(capfd.readouterr().out.split())
+    shown = " ".join(capfd.readouterr().out.replace("│", " ").split())
     assert "Drift: the 120 newest rows" in shown and "told apart by a classifier" in shown and "overall" not in shown
     assert "estimated without labels" in shown and "may be far off" in shown
     page = (workspace.drift_of("new") / "report.html").read_text()

@@ -300,9 +300,9 @@ def test_what_the_drift_stage_measured_and_estimated_is_asked(road: Workspace) -
     found(road, False)
     answer = ask(road, quality_drop=0.04, estimated_drop=0.09)
     assert answer.reasons == [
-        "quality on new labels: macro-F1 0.800 (0.750 to 0.850) on 100 new rows, 0.900 on the reference; "
+        "quality on new labels: macro-F1 0.800 on 100 new rows, 0.900 on the reference: a change of -0.150 to -0.050; "
         "a loss of more than 0.04 is shown",
-        "estimated quality: accuracy 0.800 (0.780 to 0.820) on 100 new rows, 0.920 on the reference; "
+        "estimated quality: accuracy 0.800 on 100 new rows, 0.920 on the reference: a change of -0.140 to -0.100; "
         "a loss of more than 0.09 is shown",
     ]
     found(road, True, enough=False)

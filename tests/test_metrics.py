@@ -1,5 +1,6 @@
 """Metrics as scikit-learn computes them; intervals by drawing whole groups, the same for all models."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
 from staytuned import tasks
+from staytuned.modelling.class_metrics import per_class
 from staytuned.modelling.intervals import draw, interval, resampled
 from staytuned.params import Params
 from staytuned.stages.evaluate import ENOUGH, compare
@@ -164,8 +166,47 @@ def test_a_model_differs_from_itself_by_exactly_nothing(rows: Answers) -> None:
     nothing = {"difference": 0.0, "interval": [0.0, 0.0]}
     assert report["comparisons"] == {"champion": {metric.name: nothing for metric in TASK.metrics}}
     assert report["sources"]["shop"]["champion"] == nothing
-    support = dict(zip(TASK.classes, numpy.bincount(truth, minlength=CLASSES).tolist(), strict=True))
-    assert report["classes"] == {name: {"support": count, "champion": nothing} for name, count in support.items()}
+    found = report["classes"]
+    assert {name: one["support"] for name, one in found.items()} == Counter(TASK.classes[number] for number in truth)
+    for name, one in found.items():
+        there = {group for number, group in zip(truth, groups, strict=True) if TASK.classes[number] == name}
+        assert one["groups"] == len(there) and one["champion"] == nothing
+
+
+def test_intervals_are_of_the_groups_that_there_are() -> None:
+    """On the whole, on a source and in a class: as many as are drawn from."""
+    random = numpy.random.default_rng(7)
+    truth = random.integers(0, 2, 80)
+    truth[:12] = 2  # in three groups of four rows
+    groups, film = [str(number // 4) for number in range(80)], numpy.arange(80) >= 40
+    said = {name: numpy.where(random.random(80) < 0.3, 0, truth) for name in ("candidate", "champion")}
+    frame = frame_of(truth, groups, numpy.where(film, "film", "shop").tolist())
+    options = PARAMS.evaluate
+    report = compare(TASK, {name: sure_of(values) for name, values in said.items()}, frame, options)
+
+    def differences(metric: str, here: numpy.ndarray) -> numpy.ndarray:
+        names = [group for group, chosen in zip(groups, here, strict=True) if chosen]
+        drawn = draw(names, options.bootstrap, options.seed)
+        one, other = (
+            TASK.measure(resampled(TASK.statistics(frame, sure_of(said[name]))[here], names, drawn))[metric]
+            for name in ("candidate", "champion")
+        )
+        difference: numpy.ndarray = one - other
+        return difference
+
+    whole = report["comparisons"]["champion"]["accuracy"]["interval"]
+    assert whole == interval(differences("accuracy", numpy.ones(80, bool)), 20, 0.95)
+    source = report["sources"]["film"]["champion"]["interval"]
+    assert source == interval(differences("macro_f1", film), 10, 0.95)
+    rare = report["classes"][TASK.classes[2]]
+    assert (rare["support"], rare["groups"]) == (12, 3)
+    drawn = draw(groups, options.bootstrap, options.seed)
+    places = [sorted(set(groups)).index(str(number)) for number in range(3)]
+    sums = [resampled(TASK.statistics(frame, sure_of(said[name])), groups, drawn) for name in ("candidate", "champion")]
+    one, other = (per_class(TASK.counts(values))[2, :, 2] for values in sums)
+    occurs = drawn[:, places].sum(axis=1) > 0
+    assert not occurs.all()
+    assert rare["champion"]["interval"] == interval((one - other)[occurs], 3, 0.95)
 
 
 def test_of_each_class_the_difference_is_that_of_its_f1() -> None:
@@ -176,7 +217,7 @@ def test_of_each_class_the_difference_is_that_of_its_f1() -> None:
     found = compare(TASK, said, frame_of(truth, groups), PARAMS.evaluate)["classes"]
     expected = f1_score(truth, worse, average=None) - 1
     for name, difference in zip(TASK.classes, expected, strict=True):
-        assert found[name]["support"] == 40
+        assert (found[name]["support"], found[name]["groups"]) == (40, 40)
         assert found[name]["champion"]["difference"] == pytest.approx(difference)
         assert found[name]["champion"]["interval"] == pytest.approx([difference] * 2)
         assert found[name]["best"] == {"difference": 0, "interval": [0, 0]}

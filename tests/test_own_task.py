@@ -81,6 +81,15 @@ def test_a_task_of_another_package_goes_the_whole_road(
     assert (folder / "code.yaml").read_text() != code
 
 
+def test_a_task_that_was_made_for_another_staytuned_is_named(installed: dict[str, str], tmp_path: Path) -> None:
+    module = Path(installed["PYTHONPATH"].split(os.pathsep)[0]) / "spam_filter.py"
+    module.write_text("from staytuned.tasks import what_is_gone\n", encoding="utf-8")
+    command = [sys.executable, "-m", "staytuned.cli", "init", str(tmp_path / "spam"), "--task", "spam-filter"]
+    done = subprocess.run(command, env=installed, capture_output=True, text=True)
+    assert done.returncode == 66 and "Traceback" not in done.stderr
+    assert "the task 'spam-filter' of spam_filter:SpamFilter cannot be imported: cannot import name" in done.stderr
+
+
 def test_without_its_package_the_task_is_not_known(tmp_path: Path) -> None:
     from staytuned.errors import MissingError
     from staytuned.start import init

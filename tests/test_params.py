@@ -72,6 +72,9 @@ CASES = [
     ({"alerts.urls": ["json://one/", "token"]}, "alerts.urls: has no address at place 1: https://appriseit.com"),
     # missing
     ({"gate.margin": GONE}, "gate.margin: is missing; add it"),
+    ({"gate.margins": GONE}, "gate.margins: is missing; add it"),
+    ({"gate.classes": GONE}, "gate.classes: is missing; add it"),
+    ({"gate.sources": GONE}, "gate.sources: is missing; add it"),
     ({"validate": GONE}, "validate: is missing; add it"),
     # types: nothing is converted in silence
     ({"train.epochs": 2.5}, "train.epochs: is 2.5; should be a valid integer"),

@@ -110,6 +110,12 @@ def test_metrics_of_a_sum_are_those_of_the_parts(task: SeveralTasks) -> None:
     found = task.score(frame, [{"topic": sure[0], "stars": 4.0}, {"topic": sure[1], "stars": 3.0}])
     assert found["topic.accuracy"] == 0.5
     assert found["stars.mae"] == 1.5
+    assert task.counted == ["topic.good", "topic.bad", "topic.plain"]
+    statistics = task.statistics(frame, [{"topic": sure[0], "stars": 4.0}, {"topic": sure[1], "stars": 3.0}])
+    assert task.counts(statistics).tolist() == [
+        [[1, 0, 0], [1, 0, 0], [1, 0, 0]],  # a hit
+        [[0, 0, 0], [1, 0, 0], [0, 1, 0]],
+    ]
 
 
 def errors(folder: Path, **changes: Any) -> str:

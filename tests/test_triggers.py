@@ -71,11 +71,16 @@ TWO_OF_THREE = DriftTrigger(alarms=2, windows=3)
             {"measured": f1(-0.10, -0.04)},
             {"quality_drop": 0.03},
             True,
-            "quality on new labels: macro-F1 0.730 on 200 new rows, 0.800 on the reference (-0.100 to -0.040); "
-            "a loss of more than 0.03 is shown",
+            "quality on new labels: macro-F1 0.730 on 200 new rows, 0.800 on the reference: a change of -0.100 to "
+            "-0.040; a loss of more than 0.03 is shown",
         ),
         ({"measured": perplexity(-1, 5)}, {"quality_drop": 1.0}, False, "no loss of more than 1 is shown"),
-        ({"measured": perplexity(2, 5)}, {"quality_drop": 1.0}, True, "20.000 on the reference (+2.000 to +5.000)"),
+        (
+            {"measured": perplexity(2, 5)},
+            {"quality_drop": 1.0},
+            True,
+            "20.000 on the reference: a change of +2.000 to +5.000",
+        ),
         # estimated quality
         ({}, {"estimated_drop": 0.05}, False, "estimated quality is not known yet"),
         ({"estimated": f1(-0.2, -0.1)}, {"estimated_drop": 0.05}, True, "estimated quality: macro-F1 0.650"),

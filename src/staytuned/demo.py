@@ -29,12 +29,7 @@ CHANGES = {  # of the example's params
     # arrivals are small: a larger share must judge, and plain steps learn more of few rows
     "split": {"validation": 0.08, "test": 0.25},
     "train": {"start": "champion", "epochs": 3, "patience": 1, "learning_rate": 2.0e-4, "sharpness": 0.0},
-    "gate": {  # what some hundred rows can show
-        "margin": 0.04,
-        "margins": {"calibration_error": 0.1},
-        "min_test_rows": 50,
-        "sources": {"margin": 0.08},
-    },
+    "gate": {"margin": 0.04, "min_test_rows": 50, "sources": {"margin": 0.08}},  # what some hundred rows can show
     "drift": {"draws": 300},
     "triggers": {"new_rows": 600},
     "registry": {"model": "demo"},

@@ -23,10 +23,13 @@ def task_class(name: str) -> Any:
     """The class of a task, a subclass of ``staytuned.tasks.Task``.
 
     Raises:
-        MissingError: no installed package brings a task of that name.
+        MissingError: no installed package brings a task of that name, or its module does not go with this staytuned.
     """
     for entry in entry_points(group=GROUP, name=name):
-        return entry.load()
+        try:
+            return entry.load()
+        except ImportError as error:
+            raise MissingError(f"the task {name!r} of {entry.value} cannot be imported: {error}") from error
     raise MissingError(f"there is no task {name!r}; installed are {', '.join(task_names())}")
 
 

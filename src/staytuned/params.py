@@ -98,11 +98,11 @@ def _with_task(model: type[T], raw: Any) -> tuple[type[T], list[str]]:
     try:
         task = task_class(raw["task"]["name"])
         columns, gate = raw["ingest"]["columns"], raw["gate"]
-        of_metrics = {f"gate.{key}": gate[key] for key in ("bounds", "margins")}
-        of_metrics["gate.sources.bounds"] = gate["sources"]["bounds"]
+        of_metrics = {f"gate.{key}": gate.get(key, {}) for key in ("bounds", "margins")}
+        of_metrics["gate.sources.bounds"] = gate.get("sources", {}).get("bounds", {})
     except MissingError as error:
         return create_model(model.__name__, __base__=model, task=(Any, ...)), [f"  task.name: {error}"]
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         return model, []  # a key is missing, which is said elsewhere
     found = []
     with suppress(KeyError, TypeError, AttributeError):
@@ -122,7 +122,7 @@ def _with_task(model: type[T], raw: Any) -> tuple[type[T], list[str]]:
             for name in of_key
             if name not in names
         ]
-        if names[0] in gate["margins"]:
+        if names[0] in of_metrics["gate.margins"]:
             found.append(
                 f"gate.margins.{names[0]}: is the task's first metric, whose margin is gate.margin; take it out"
             )

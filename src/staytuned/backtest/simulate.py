@@ -12,7 +12,8 @@ from staytuned.backtest.policies import Policy
 from staytuned.backtest.situation import Trained, situation_of
 from staytuned.data.sides import TEST, TRAIN
 from staytuned.drift.triggers import Answer, decide
-from staytuned.registry.gate import Decision, Standing
+from staytuned.registry.evidence import Standing
+from staytuned.registry.gate import Decision
 from staytuned.registry.gate import decide as gate
 from staytuned.stages.evaluate import compare, slices
 from staytuned.training.continual import chosen

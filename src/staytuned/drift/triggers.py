@@ -29,8 +29,8 @@ class Measured:
     def __str__(self) -> str:
         low, high = self.change
         return (
-            f"{self.title} {self.value:.3f} on {self.rows:,} new rows, {self.reference:.3f} on the reference "
-            f"({low:+.3f} to {high:+.3f})"
+            f"{self.title} {self.value:.3f} on {self.rows:,} new rows, {self.reference:.3f} on the reference: a change "
+            f"of {low:+.3f} to {high:+.3f}"
         )
 
 

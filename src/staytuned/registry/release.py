@@ -16,8 +16,9 @@ from staytuned.progress import busy
 from staytuned.registry import ledger as kinds
 from staytuned.registry.alias import CHALLENGER, CHAMPION
 from staytuned.registry.decision_page import write_page
+from staytuned.registry.evidence import Standing
 from staytuned.registry.forgetting import measured
-from staytuned.registry.gate import Decision, Standing, decide
+from staytuned.registry.gate import Decision, decide
 from staytuned.registry.ledger import Entry, Ledger, overtaken
 from staytuned.registry.pin import has_weights, wanted, written
 from staytuned.registry.promotion import GATE, move, promotions, rolled_back, unconfirmed, witness
@@ -34,7 +35,7 @@ TOLERANCE = 1e-5  # largest difference of an output that passes
 
 CARD = """# {{ model }}
 
-Three facts first: {{ task }}{% if classes %} with the labels {{ classes | join(", ") }}{% endif %}; fine-tuned from
+Three facts first: {{ task }}{% if labels %} with the labels {{ labels | join(", ") }}{% endif %}; fine-tuned from
 `{{ base.name }}` ({{ base.sha256[:12] }}); decision of the gate: {{ decision.outcome }}.
 
 |{% for metric in metrics %} | {{ metric.title }}{% endfor %} |
@@ -273,7 +274,7 @@ def _card(workspace: Workspace, params: Params, report: dict[str, Any], decision
     return template.render(
         model=params.registry.model,
         task=params.task.name,
-        classes=tasks.load(params).classes,
+        labels=tasks.load(params).classes,
         base=about["base"],
         rows=about.get("learned", about["rows"]),
         decision=decision,

@@ -207,7 +207,7 @@ def measure(params: Params, task: Task, reference: Asked | None, window: Asked, 
             report[name]["metric"] = float(task.measure(answer.statistics.sum(axis=0))[metric])
             draws.append(task.measure(sums)[metric])
             counts.append(len(set(groups)))
-    if len(draws) == 2:
+    if len(draws) == 2 and min(counts) >= LEAST["window"]:
         report["window"]["change"] = interval(draws[1] - draws[0], min(counts), level)
     rows, new = window
     if new.judged.any() and len(new.answers):

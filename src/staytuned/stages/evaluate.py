@@ -22,13 +22,12 @@ from staytuned.predictor import Predictor, frame_of
 from staytuned.progress import busy
 from staytuned.scoring import kept_in, predictions
 from staytuned.sections import Evaluate
-from staytuned.stages.evaluate_pages import write_pages
+from staytuned.stages.evaluate_pages import RIVALS, write_pages
 from staytuned.tasks import Side, Task
 from staytuned.tasks.comparable import check_answers, check_tokens
 from staytuned.workspace import Workspace
 
-RIVALS = ("champion", "best")  # of the candidate
-COMPARED = ("base", *RIVALS)
+COMPARED = ("base", *RIVALS)  # with the candidate
 EXAMPLES, ANSWERED = 32, 2  # rows that go with a registered model
 ENOUGH = 30  # test rows of a batch, for a figure of its own
 
@@ -143,12 +142,13 @@ def compare(task: Task, said: dict[str, list[Any]], frame: pandas.DataFrame, opt
         }
     comparisons = {
         other: {
-            metric.name: {
-                "difference": models["candidate"]["metrics"][metric.name] - models[other]["metrics"][metric.name],
-                "interval": interval(
-                    draws["candidate"][metric.name] - draws[other][metric.name], count, options.confidence
-                ),
-            }
+            metric.name: _difference(
+                {name: model["metrics"][metric.name] for name, model in models.items()},
+                {name: values[metric.name] for name, values in draws.items()},
+                other,
+                count,
+                options,
+            )
             for metric in task.metrics
         }
         for other in COMPARED
@@ -161,7 +161,17 @@ def compare(task: Task, said: dict[str, list[Any]], frame: pandas.DataFrame, opt
         "models": models,
         "comparisons": comparisons,
         "sources": _by_source(task, of_rows, frame, options),
-        "classes": _by_class(task, of_rows, sums, count, options),
+        "classes": _by_class(task, of_rows, sums, frame["group"], options),
+    }
+
+
+def _difference(
+    values: dict[str, float], draws: dict[str, numpy.ndarray], other: str, groups: int, options: Evaluate
+) -> dict[str, Any]:
+    """How much larger a figure of the candidate is than another model's, with its interval."""
+    return {
+        "difference": float(values["candidate"] - values[other]),
+        "interval": interval(draws["candidate"] - draws[other], groups, options.confidence),
     }
 
 
@@ -173,42 +183,39 @@ def _by_source(
     for source in sorted(set(frame["source"])):
         here = (frame["source"] == source).to_numpy()
         groups = frame["group"][here].tolist()
-        drawn = draw(groups, options.bootstrap, options.seed)
+        drawn, count = draw(groups, options.bootstrap, options.seed), len(set(groups))
         values, draws = dict[str, float](), dict[str, numpy.ndarray]()
         for name, statistics in of_rows.items():
             values[name] = float(task.measure(statistics[here].sum(axis=0))[metric])
             draws[name] = task.measure(resampled(statistics[here], groups, drawn))[metric]
-        count = len(set(groups))
-        found[source] = {"rows": int(here.sum()), "groups": count} | {
-            name: {
-                "difference": values["candidate"] - values[name],
-                "interval": interval(draws["candidate"] - draws[name], count, options.confidence),
-            }
-            for name in RIVALS
-            if name in of_rows
-        }
+        rivals = {name: _difference(values, draws, name, count, options) for name in RIVALS if name in of_rows}
+        found[source] = {"rows": int(here.sum()), "groups": count} | rivals
     return found
 
 
 def _by_class(
-    task: Task, of_rows: dict[str, numpy.ndarray], sums: dict[str, numpy.ndarray], groups: int, options: Evaluate
+    task: Task,
+    of_rows: dict[str, numpy.ndarray],
+    sums: dict[str, numpy.ndarray],
+    groups: pandas.Series,
+    options: Evaluate,
 ) -> dict[str, Any]:
-    """Of each class: how often it occurs, and the candidate's paired difference to champion and best by its F1."""
-    counts = {name: task.counts(statistics.sum(axis=0)) for name, statistics in of_rows.items()}
-    values = {name: per_class(count)[2] for name, count in counts.items()}
-    draws = {name: per_class(task.counts(values))[2] for name, values in sums.items()}
-    return {
-        label: {"support": int(counts["candidate"][2, place])}
-        | {
-            name: {
-                "difference": float(values["candidate"][place] - values[name][place]),
-                "interval": interval(draws["candidate"][:, place] - draws[name][:, place], groups, options.confidence),
-            }
-            for name in RIVALS
-            if name in of_rows
-        }
-        for place, label in enumerate(task.counted)
-    }
+    """Of each class that occurs: how often and in how many groups, and the candidate's paired difference by its F1.
+
+    The interval is of the draws in which it occurs.
+    """
+    occurs = task.counts(of_rows["candidate"])[:, 2]
+    drawn = task.counts(sums["candidate"])[:, 2] > 0
+    f1 = {name: per_class(task.counts(statistics.sum(axis=0)))[2] for name, statistics in of_rows.items()}
+    f1_drawn = {name: per_class(task.counts(values))[2] for name, values in sums.items()}
+    found = dict[str, Any]()
+    for place in numpy.flatnonzero(occurs.sum(axis=0)):
+        count = groups[occurs[:, place] > 0].nunique()
+        values = {name: all_of[place] for name, all_of in f1.items()}
+        draws = {name: all_of[drawn[:, place], place] for name, all_of in f1_drawn.items()}
+        rivals = {name: _difference(values, draws, name, count, options) for name in RIVALS if name in of_rows}
+        found[task.counted[place]] = {"support": int(occurs[:, place].sum()), "groups": count} | rivals
+    return found
 
 
 def _behaviour(workspace: Workspace, params: Params, candidate: Predictor, frame: pandas.DataFrame) -> dict[str, Any]:
