@@ -16,8 +16,9 @@ from staytuned.modelling.class_metrics import per_class
 from staytuned.modelling.intervals import draw, interval, resampled
 from staytuned.params import Params
 from staytuned.stages.evaluate import ENOUGH, compare
-from staytuned.stages.evaluate_pages import most_mistaken
+from staytuned.stages.evaluate_pages import most_mistaken, write_pages
 from staytuned.tasks.text_classification import softmax
+from staytuned.workspace import Workspace
 
 PARAMS = Params.read(Path(__file__).parents[1] / "params.yaml")
 TASK = tasks.load(PARAMS)
@@ -238,6 +239,22 @@ def test_of_each_source_the_difference_is_the_candidates() -> None:
         assert (found[source]["rows"], found[source]["groups"]) == (30, 10)
         assert found[source]["champion"]["difference"] == pytest.approx(expected)
         assert found[source]["champion"]["interval"] == pytest.approx([expected] * 2)
+
+
+def test_the_page_sets_each_class_beside_the_champion(tmp_path: Path) -> None:
+    space = Workspace(tmp_path)
+    space.evaluation.mkdir(parents=True)
+    space.curve.write_text("step,train_loss,validation_loss,validation_score\n1,1,1,1\n")
+    truth = numpy.tile([0, 1], 20)  # the third class occurs nowhere
+    said = {"candidate": sure_of(numpy.zeros(40, int)), "champion": sure_of(truth), "base": sure_of(truth)}
+    report = compare(TASK, said, frame_of(truth, [str(number) for number in range(40)]), PARAMS.evaluate)
+    write_pages(space, report | {"behaviour": {}})
+    page = " ".join((space.evaluation / "report.html").read_text().split())
+    low, high = report["classes"][TASK.classes[0]]["champion"]["interval"]
+    assert "F1 against champion</tr>" in page and page.count("F1 against") == 1
+    assert f'<td>-0.333 <span class="range">{low:+.3f} to {high:+.3f}</span></tr>' in page
+    assert '<td>-1.000 <span class="range">-1.000 to -1.000</span></tr>' in page
+    assert f"<tr><td>{TASK.classes[2]} <td>0.000 <td>0.000 <td>0.000 <td>0 <td>–</tr>" in page
 
 
 def test_a_model_that_is_better_in_every_group_is_better_in_every_draw() -> None:

@@ -139,6 +139,7 @@ def tiny_params(workspace: Workspace, **changes: Any) -> None:
         "train__threads": 1,
         "evaluate__bootstrap": 200,
         "gate__bounds": {"macro_f1": 0.4, "accuracy": 0.5, "calibration_error": 0.5},
+        "gate__margins": {} if "gate__bounds" in changes else {"calibration_error": 0.5},
         "gate__min_test_rows": 20,
         "gate__min_gain": -0.5,
         "registry__model": "tiny",

@@ -37,8 +37,8 @@ class Batch(NamedTuple):
     targets: Any  # a tensor, or a dict of tensors
 
     def on(self, device: "torch.device") -> "Batch":
-        """The same on a device."""
-        return self._each(lambda tensor: tensor.to(device))
+        """The same on a device, which is not waited for."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def rows(self, which: "slice | torch.Tensor") -> "Batch":
         """Some of its examples (or of what it parts them into, such as windows)."""
