@@ -19,17 +19,22 @@ from tiny_generators import make_decoder, make_encoder_decoder, make_masked
 
 from staytuned.drift import checks
 from staytuned.drift.accuracy import estimated_accuracy
+from staytuned.drift.answers import answered
 from staytuned.drift.calibration import Check, judge, partings
 from staytuned.drift.embedding import embedded
 from staytuned.drift.rows import newest
 from staytuned.drift.views import Answers, Compared, checks_of
 from staytuned.drift.words import telling_words
+from staytuned.params import Params
+from staytuned.stages.drift import Asked, empty_report, measure
+from staytuned.tasks import load
 from staytuned.tasks.relation_extraction import RelationExtraction
 from staytuned.tasks.sentence_pairs import SentencePairs
-from staytuned.tasks.text_classification import TextClassification
+from staytuned.tasks.text_classification import TextClassification, softmax
 from staytuned.tasks.text_regression import TextRegression
 
 GROUPS = 9
+PARAMS = Params.read(Path(__file__).parents[1] / "params.yaml")
 
 
 @pytest.fixture
@@ -318,6 +323,51 @@ def test_an_estimate_is_as_sure_as_the_fewer_groups_allow(random: numpy.random.G
         return high - low
 
     assert width(few, many) > width(many, many) and width(many, few) > width(many, many)
+
+
+# How much worse the champion is
+
+
+def asked(task: TextClassification, wrong: numpy.ndarray, groups: list[str], labelled: int = 10**6) -> Asked:
+    """Rows of all classes in turn, as labelled as that many rows allow, and a champion that is wrong about some."""
+    truth = numpy.arange(len(wrong)) % len(task.classes)
+    predicted = numpy.where(wrong, (truth + 1) % len(task.classes), truth)
+    labels = [task.classes[number] if place < labelled else None for place, number in enumerate(truth)]
+    frame = pandas.DataFrame({"label": labels, "group": groups})
+    return frame, answered(task, list(softmax(3.0 * numpy.eye(len(task.classes))[predicted])), frame)
+
+
+def change(task: TextClassification, reference: Asked, window: Asked) -> list[float] | None:
+    report = empty_report(1, task.metrics[0])
+    measure(PARAMS, task, reference, window, report)
+    between: list[float] | None = report["window"]["change"]
+    return between
+
+
+def test_a_loss_is_below_nought_and_a_gain_above() -> None:
+    task, groups = load(PARAMS), [str(n // 4) for n in range(240)]
+    good, bad = (asked(task, numpy.arange(240) % every == 0, groups) for every in (40, 4))
+    (_, high), (low, _) = change(task, good, bad), change(task, bad, good)  # type: ignore[misc]
+    assert high < -0.1 and low > 0.1
+
+
+def test_the_reference_varies_as_the_window_does(random: numpy.random.Generator) -> None:
+    task, wrong = load(PARAMS), random.random(240) < 0.3
+    many, few = [str(n // 4) for n in range(240)], [str(n // 48) for n in range(240)]
+
+    def width(of_reference: list[str], of_window: list[str]) -> float:
+        low, high = change(task, asked(task, wrong, of_reference), asked(task, wrong, of_window))  # type: ignore[misc]
+        assert low < 0 < high  # on the very same rows: each is drawn by itself
+        return high - low
+
+    assert width(few, many) > width(many, many) and width(many, few) > width(many, many)
+
+
+@pytest.mark.parametrize(("labelled", "is_known"), [(40, True), (32, False)])
+def test_of_labels_in_less_than_five_groups_nothing_is_said(labelled: int, is_known: bool) -> None:
+    task, groups, wrong = load(PARAMS), [str(n // 8) for n in range(240)], numpy.arange(240) % 5 == 0
+    assert (change(task, asked(task, wrong, groups), asked(task, wrong, groups, labelled)) is not None) == is_known
+    assert (change(task, asked(task, wrong, groups, labelled), asked(task, wrong, groups)) is not None) == is_known
 
 
 # Words

@@ -148,6 +148,8 @@ def test_the_estimated_accuracy_stands_beside_the_true_one_of_the_same_rows(work
     value, (low, high) = report["estimated_accuracy"]["value"], report["estimated_accuracy"]["change"]
     assert value == pytest.approx(before, abs=0.1) and before + high < truth  # labels have no part in it
     page = (workspace.drift / "report.html").read_text()
+    metric, (loss, gain) = report["window"]["metric"], report["window"]["change"]
+    assert f"<td>{metric:.3f} ({loss:+.3f} to {gain:+.3f} against the reference)</tr>" in page
     between = f"({low:+.3f} to {high:+.3f} against the reference)"
     said = f"estimated without labels {value:.3f} {between}; with the labels that came: {truth:.3f}"
     assert f"<td>accuracy<td>{before:.3f}<td>{said}</tr>" in page

@@ -271,6 +271,7 @@ def test_a_report_on_another_champion_is_no_evidence() -> None:
     assert decision.reasons == [
         "version 9, the champion, was not scored beside the candidate; `staytuned sync` pins it"
     ]
+    assert decide(report(), Standing(champion=9, best=9), POLICY) == decision  # what follows from that is not told
 
 
 # The worse the evidence, the worse the outcome, or the same.
@@ -390,7 +391,7 @@ def test_what_was_learned_of_a_source_may_not_be_forgotten(evidence: Report, out
 
 
 RIVALS = [("champion", "against champion 6"), ("best", "against best version 4")]
-NOT_SHOWN = "no loss above its margin is shown by further metrics (1) or in classes (1)"
+NOT_SHOWN = "no loss above its margin is shown by a further metric (1 asked) or in a class (1 asked)"
 
 
 @pytest.mark.parametrize(("rival", "against"), RIVALS)
@@ -445,14 +446,14 @@ def test_a_class_with_few_rows_or_groups_is_not_asked_and_that_is_said(key: str,
     lost = with_value(COMPLETE, "classes.refund.champion", between(-0.9, -0.5))
     decision = decide(with_value(lost, f"classes.refund.{key}", value), LATER, POLICY)
     assert decision.outcome == "PROMOTE"
-    said = "under gate.classes.min_support 30, or 5 groups, so not asked what was lost: 1 of 1 classes"
+    said = "under gate.classes.min_support 30, or 5 groups, so not asked what was lost of a class: refund"
     assert said in decision.reasons
 
 
 def test_without_classes_and_further_metrics_nothing_is_said_of_them() -> None:
     policy = POLICY.model_copy(update={"margins": {}})
     reasons = decide(with_value(COMPLETE, "classes", {}), LATER, policy).reasons
-    assert not any("margin is shown" in line or "classes" in line for line in reasons)
+    assert not any("margin is shown" in line or "class" in line for line in reasons)
 
 
 def test_a_source_with_too_few_rows_to_ask_about_is_named() -> None:

@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from staytuned.errors import MissingError, ParamsError
 from staytuned.params import Params
+from staytuned.start import init
 
 OURS = Path(__file__).parents[1] / "params.yaml"
 GONE = object()  # in a change: take the key out
@@ -158,6 +159,39 @@ CASES = [
         "task.label_from_rating.column: is 'rating', which ingest.columns.keep lacks; add it there, or name another",
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "margins", "said"),
+    [
+        ("text-generation", {"metric": "chrf"}, {"rouge_l": 0.05}, []),
+        ("text-generation", {"metric": "chrf"}, {"chrf": 0.05}, ["gate.margins.chrf: is the task's first metric"]),
+        ("language-modelling", {"objective": "masked"}, {"bits_per_byte": 0.1}, ["gate.margins.bits_per_byte: the ta"]),
+        ("several-tasks", {}, {"topic.accuracy": 0.1}, []),
+        ("several-tasks", {}, {"accuracy": 0.1}, ["gate.margins.accuracy: the task has no such metric; known: topic."]),
+        ("text-classification", {}, None, []),
+        ("sentence-pairs", {}, None, []),
+    ],
+)
+def test_margins_are_of_the_metrics_that_the_task_has_under_its_options(
+    tmp_path: Path, task: str, options: dict[str, Any], margins: dict[str, float] | None, said: list[str]
+) -> None:
+    file = init(tmp_path / "workspace", task).params
+    params = YAML().load(file)
+    if margins is None:  # those of the example
+        assert params["gate"]["margins"] == YAML().load(OURS)["gate"]["margins"] != {}
+        return
+    params["task"].update(options)
+    params["gate"]["bounds"] = {}
+    params["gate"]["margins"] = margins
+    YAML().dump(params, file)
+    try:
+        Params.read(file)
+        found = []
+    except ParamsError as error:
+        found = str(error).splitlines()[1:]
+    assert len(found) == len(said)
+    assert all(line.strip().startswith(start) for line, start in zip(found, said, strict=True))
 
 
 @pytest.mark.parametrize(("changes", "said"), CASES, ids=[said.split(";")[0] for _, said in CASES])

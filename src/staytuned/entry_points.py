@@ -29,7 +29,10 @@ def task_class(name: str) -> Any:
         try:
             return entry.load()
         except ImportError as error:
-            raise MissingError(f"the task {name!r} of {entry.value} cannot be imported: {error}") from error
+            raise MissingError(
+                f"the task {name!r} of {entry.value} cannot be imported: {error}; install a version of its package "
+                "that goes with this staytuned"
+            ) from error
     raise MissingError(f"there is no task {name!r}; installed are {', '.join(task_names())}")
 
 

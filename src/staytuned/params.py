@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from staytuned.entry_points import task_class
-from staytuned.errors import MissingError, ParamsError
+from staytuned.errors import MissingError, ParamsError, StaytunedError
 from staytuned.policy import Gate, Triggers
 from staytuned.sections import (
     Alerts,
@@ -115,17 +115,7 @@ def _with_task(model: type[T], raw: Any) -> tuple[type[T], list[str]]:
             f"ingest.columns.{name}: is null, but task.name {raw['task']['name']!r} needs it; name a column"
             for name in unmapped
         ]
-        names = [metric.name for metric in task.metrics]
-        found += [
-            f"{key}.{name}: the task has no such metric; known: {', '.join(names)}"
-            for key, of_key in of_metrics.items()
-            for name in of_key
-            if name not in names
-        ]
-        if names[0] in of_metrics["gate.margins"]:
-            found.append(
-                f"gate.margins.{names[0]}: is the task's first metric, whose margin is gate.margin; take it out"
-            )
+        found += _against_metrics(_metrics(task, raw["task"]), of_metrics)
     with suppress(KeyError, TypeError):
         most, least = raw["evaluate"]["max_rows_per_source"], gate["sources"]["min_rows"]
         if most is not None and most < 2 * least:
@@ -135,6 +125,28 @@ def _with_task(model: type[T], raw: Any) -> tuple[type[T], list[str]]:
             )
     with_task = create_model(model.__name__, __base__=model, task=(task.Options, ...))
     return with_task, [f"  {line}" for line in found]
+
+
+def _metrics(task: Any, options: Any) -> list[str]:
+    """Names of the task's metrics under these options; none where those are wrong, which is said elsewhere."""
+    with suppress(ValidationError, StaytunedError):
+        return [metric.name for metric in task(task.Options.model_validate(options)).metrics]
+    return []
+
+
+def _against_metrics(names: list[str], of_metrics: dict[str, Any]) -> list[str]:
+    """What bounds and margins say against the metrics."""
+    if not names:
+        return []
+    found = [
+        f"{key}.{name}: the task has no such metric; known: {', '.join(names)}"
+        for key, of_key in of_metrics.items()
+        for name in of_key
+        if name not in names
+    ]
+    if names[0] in of_metrics["gate.margins"]:
+        found.append(f"gate.margins.{names[0]}: is the task's first metric, whose margin is gate.margin; take it out")
+    return found
 
 
 def _against_training(task: Any, name: str, train: dict[str, Any]) -> list[str]:

@@ -36,7 +36,11 @@ class Measured:
 
 def measured(drift: dict[str, Any]) -> Measured | None:
     """The task's first metric as the drift stage found it; None where there were no labels."""
-    window, metric, change = drift["window"], drift["metric"], drift["window"].get("change")  # a stage of before: none
+    window, metric, change = (
+        drift["window"],
+        drift["metric"],
+        drift["window"].get("change"),
+    )  # a report of before has none
     if change is None:
         return None
     values = window["metric"], drift["reference"]["metric"], tuple(change)

@@ -31,7 +31,7 @@ def resampled(statistics: numpy.ndarray, groups: list[str], drawn: numpy.ndarray
 def interval(values: numpy.ndarray, groups: int, confidence: float) -> list[float]:
     """Expanded percentile interval, [low, high] (Hesterberg 2015, The American Statistician 69, 371-386).
 
-    Draws of few groups vary less than groups do, and how far groups vary is not well known of few. So the quantiles lie
+    Draws of few groups vary too little, and of few it is not well known how far groups vary. So the quantiles lie
     further out, where Student's t has them: of 5 groups at 0.1 and 99.9 % instead of 2.5 and 97.5 %, of 20 at 1.6 and
     98.4 %.
 

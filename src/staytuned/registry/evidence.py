@@ -40,6 +40,7 @@ def missing(report: dict[str, Any], standing: Standing, policy: Gate) -> list[st
             found.append(
                 f"version {version}, the {name}, was not scored beside the candidate; `staytuned sync` pins it"
             )
+            continue
         found += [
             f"no difference in {metric} to the {name}: missing evidence"
             for metric in [*metrics[:1], *policy.margins]
@@ -97,9 +98,9 @@ def asks_source(source: dict[str, Any], policy: Gate) -> bool:
     return bool(source["rows"] >= policy.sources.min_rows and source["groups"] >= GROUPS)
 
 
-def asks_class(label: dict[str, Any], policy: Gate) -> bool:
+def asks_class(found: dict[str, Any], policy: Gate) -> bool:
     """Whether a class occurs often enough to show what was lost of it."""
-    return bool(label["support"] >= policy.classes.min_support and label["groups"] >= GROUPS)
+    return bool(found["support"] >= policy.classes.min_support and found["groups"] >= GROUPS)
 
 
 def _is_difference(found: Any) -> bool:

@@ -42,7 +42,8 @@ def decide(report: dict[str, Any], standing: Standing, policy: Gate) -> Decision
     candidate that is not shown to be at most ``policy.margin`` worse than the champion and than the best version ever,
     by the task's first metric, is held. So no chain of small losses, each within the margin, leads away from the best.
     On a source, by a further metric or in a class a loss within its margin may be confirmed: what is gained elsewhere
-    may be worth it. Further metrics and classes vary much on few rows: what is only not ruled out of them holds nobody.
+    may be worth it. Further metrics and classes vary much on few rows: there a loss that is merely not ruled out does
+    not hold the candidate.
 
     Args:
         report: What the evaluate stage wrote, with the versions of champion and best.
@@ -87,7 +88,7 @@ def _not_asked(report: dict[str, Any], policy: Gate) -> list[str]:
         said.append(f"under {least}, so not asked what was forgotten: {', '.join(few)}")
     if rare:
         least = f"gate.classes.min_support {policy.classes.min_support}, or {GROUPS} groups"
-        said.append(f"under {least}, so not asked what was lost: {len(rare)} of {len(report['classes'])} classes")
+        said.append(f"under {least}, so not asked what was lost of a class: {', '.join(rare)}")
     return said
 
 
@@ -95,9 +96,8 @@ def _not_inferior(
     metric: dict[str, Any], difference: dict[str, Any], against: str, margin: Margin, found: Found
 ) -> None:
     """A confirmed loss blocks, one of more than the margin that is not ruled out holds."""
-    low, high = difference["interval"]
-    said = f"{metric['title']} {difference['difference']:+.3f} {against} ({low:+.3f} to {high:+.3f})"
-    worst, best = (low, high) if metric["higher_is_better"] else (-high, -low)
+    worst, best = _ends(difference, metric["higher_is_better"])
+    said = _said(metric["title"], difference, against)
     if best < -margin.confirmed:
         by_more = f" by more than {margin.key} {margin.value:g}" if margin.confirmed else ""
         found.blocks.append(f"{said}: worse{by_more}")
@@ -119,18 +119,27 @@ def _not_lost(report: dict[str, Any], rival: str, against: str, policy: Gate, fo
         for label, there in report["classes"].items()
         if asks_class(there, policy)
     ]
-    lost = []
     for title, difference, higher_is_better, key, margin in asked:
-        low, high = difference["interval"]
-        if (high if higher_is_better else -low) < -margin:
-            said = f"{title} {difference['difference']:+.3f} {against} ({low:+.3f} to {high:+.3f})"
-            lost.append(f"{said}: worse by more than {key} {margin:g}")
-    found.blocks += lost
-    if asked and not lost:
+        if _ends(difference, higher_is_better)[1] < -margin:
+            found.blocks.append(f"{_said(title, difference, against)}: worse by more than {key} {margin:g}")
+    if asked:
         metrics, classes = len(policy.margins), len(asked) - len(policy.margins)
         found.passes.append(
-            f"{against}: no loss above its margin is shown by further metrics ({metrics}) or in classes ({classes})"
+            f"{against}: no loss above its margin is shown by a further metric ({metrics} asked) or in a class "
+            f"({classes} asked)"
         )
+
+
+def _ends(difference: dict[str, Any], higher_is_better: bool) -> tuple[float, float]:
+    """The interval's worse and its better end, each as a gain."""
+    low, high = difference["interval"]
+    return (low, high) if higher_is_better else (-high, -low)
+
+
+def _said(title: str, difference: dict[str, Any], against: str) -> str:
+    """A difference with its interval, in words."""
+    low, high = difference["interval"]
+    return f"{title} {difference['difference']:+.3f} {against} ({low:+.3f} to {high:+.3f})"
 
 
 def _budgets(report: dict[str, Any], policy: Gate) -> list[str]:

@@ -22,12 +22,13 @@ from staytuned.predictor import Predictor, frame_of
 from staytuned.progress import busy
 from staytuned.scoring import kept_in, predictions
 from staytuned.sections import Evaluate
-from staytuned.stages.evaluate_pages import RIVALS, write_pages
+from staytuned.stages.evaluate_pages import write_pages
 from staytuned.tasks import Side, Task
 from staytuned.tasks.comparable import check_answers, check_tokens
 from staytuned.workspace import Workspace
 
-COMPARED = ("base", *RIVALS)  # with the candidate
+RIVALS = ("champion", "best")  # of the candidate
+COMPARED = ("base", *RIVALS)
 EXAMPLES, ANSWERED = 32, 2  # rows that go with a registered model
 ENOUGH = 30  # test rows of a batch, for a figure of its own
 
@@ -143,9 +144,8 @@ def compare(task: Task, said: dict[str, list[Any]], frame: pandas.DataFrame, opt
     comparisons = {
         other: {
             metric.name: _difference(
-                {name: model["metrics"][metric.name] for name, model in models.items()},
-                {name: values[metric.name] for name, values in draws.items()},
-                other,
+                *(models[name]["metrics"][metric.name] for name in ("candidate", other)),
+                draws["candidate"][metric.name] - draws[other][metric.name],
                 count,
                 options,
             )
@@ -165,14 +165,9 @@ def compare(task: Task, said: dict[str, list[Any]], frame: pandas.DataFrame, opt
     }
 
 
-def _difference(
-    values: dict[str, float], draws: dict[str, numpy.ndarray], other: str, groups: int, options: Evaluate
-) -> dict[str, Any]:
-    """How much larger a figure of the candidate is than another model's, with its interval."""
-    return {
-        "difference": float(values["candidate"] - values[other]),
-        "interval": interval(draws["candidate"] - draws[other], groups, options.confidence),
-    }
+def _difference(candidate: float, other: float, draws: numpy.ndarray, groups: int, options: Evaluate) -> dict[str, Any]:
+    """How much larger a figure of the candidate is than another model's, with the interval of that difference."""
+    return {"difference": float(candidate - other), "interval": interval(draws, groups, options.confidence)}
 
 
 def _by_source(
@@ -188,8 +183,11 @@ def _by_source(
         for name, statistics in of_rows.items():
             values[name] = float(task.measure(statistics[here].sum(axis=0))[metric])
             draws[name] = task.measure(resampled(statistics[here], groups, drawn))[metric]
-        rivals = {name: _difference(values, draws, name, count, options) for name in RIVALS if name in of_rows}
-        found[source] = {"rows": int(here.sum()), "groups": count} | rivals
+        found[source] = {"rows": int(here.sum()), "groups": count} | {
+            name: _difference(values["candidate"], values[name], draws["candidate"] - draws[name], count, options)
+            for name in RIVALS
+            if name in of_rows
+        }
     return found
 
 
@@ -200,21 +198,22 @@ def _by_class(
     groups: pandas.Series,
     options: Evaluate,
 ) -> dict[str, Any]:
-    """Of each class that occurs: how often and in how many groups, and the candidate's paired difference by its F1.
+    """Of each class: how often it occurs and in how many groups; and the candidate's paired difference by its F1.
 
-    The interval is of the draws in which it occurs.
+    The interval is of the draws in which it occurs. Of a class that occurs nowhere there is no difference.
     """
     occurs = task.counts(of_rows["candidate"])[:, 2]
     drawn = task.counts(sums["candidate"])[:, 2] > 0
-    f1 = {name: per_class(task.counts(statistics.sum(axis=0)))[2] for name, statistics in of_rows.items()}
-    f1_drawn = {name: per_class(task.counts(values))[2] for name, values in sums.items()}
+    rivals = [name for name in RIVALS if name in of_rows]
+    f1 = {name: per_class(task.counts(of_rows[name].sum(axis=0)))[2] for name in ("candidate", *rivals)}
+    f1_drawn = {name: per_class(task.counts(sums[name]))[2] for name in f1}
     found = dict[str, Any]()
-    for place in numpy.flatnonzero(occurs.sum(axis=0)):
-        count = groups[occurs[:, place] > 0].nunique()
-        values = {name: all_of[place] for name, all_of in f1.items()}
-        draws = {name: all_of[drawn[:, place], place] for name, all_of in f1_drawn.items()}
-        rivals = {name: _difference(values, draws, name, count, options) for name in RIVALS if name in of_rows}
-        found[task.counted[place]] = {"support": int(occurs[:, place].sum()), "groups": count} | rivals
+    for place, label in enumerate(task.counted):
+        support, count = int(occurs[:, place].sum()), int(groups[occurs[:, place] > 0].nunique())
+        found[label] = {"support": support, "groups": count}
+        for name in rivals if support else []:
+            draws = (f1_drawn["candidate"] - f1_drawn[name])[drawn[:, place], place]
+            found[label][name] = _difference(f1["candidate"][place], f1[name][place], draws, count, options)
     return found
 
 

@@ -15,7 +15,6 @@ from matplotlib import pyplot
 from staytuned.files import replacing, write_text
 from staytuned.workspace import Workspace
 
-RIVALS = ("champion", "best")  # of the candidate
 SHOWN = 20  # labels in the picture of confusions; of more, those with most mistakes
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>staytuned: evaluation</title>
 <style>
@@ -46,7 +45,7 @@ intervals, bootstrapped by group.</p>
 <th>F1 against {{ titles[rival] }}{% endfor %}</tr>
 {% for name, row in per_class.items() %}<tr><td>{{ name }}{% for column in columns %}
 <td>{{ row[column] if row[column] is integer else "%.3f" % row[column] }}{% endfor %}{% for rival in rivals %}
-<td>{% if name in classes %}{{ "%+.3f" % classes[name][rival].difference }} <span class="range">
+<td>{% if classes.get(name, {})[rival] %}{{ "%+.3f" % classes[name][rival].difference }} <span class="range">
 {{- "%+.3f" % classes[name][rival].interval[0] }} to {{ "%+.3f" % classes[name][rival].interval[1] }}</span>{% else %}–
 {%- endif %}{% endfor %}</tr>{% endfor %}</table>
 {% endif %}
@@ -90,7 +89,7 @@ def write_pages(workspace: Workspace, report: dict[str, Any]) -> None:
         "best": "best version before this run",
     }
     template = jinja2.Environment(autoescape=True).from_string(PAGE)
-    rivals = [name for name in RIVALS if name in report["models"] and report["classes"].keys() & per_class.keys()]
+    rivals = [name for name in report["comparisons"] if name != "base" and report["classes"].keys() & per_class.keys()]
     page = template.render(
         **report, per_class=per_class, columns=columns, rivals=rivals, pictures=pictures, titles=titles
     )

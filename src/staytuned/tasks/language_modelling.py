@@ -42,15 +42,6 @@ class Options(TaskOptions):
 
     objective: Literal["causal", "masked"]
 
-    @classmethod
-    def contradictions(cls, raw: dict[str, Any]) -> list[str]:
-        """Masked tokens say nothing of the others."""
-        if raw["task"]["objective"] == "masked" and "bits_per_byte" in raw["gate"]["bounds"]:
-            return [
-                "gate.bounds.bits_per_byte: is not measured where task.objective is masked; bound perplexity instead"
-            ]
-        return []
-
 
 class LanguageModelling(Generative):
     """A prediction is what the model makes of a text: loss in nats, target tokens, bytes of UTF-8.
