@@ -128,10 +128,11 @@ def _with_task(model: type[T], raw: Any) -> tuple[type[T], list[str]]:
 
 
 def _metrics(task: Any, options: Any) -> list[str]:
-    """Names of the task's metrics under these options; none where those are wrong, which is said elsewhere."""
+    """Names of the task's metrics under these options or, where those are wrong, under any; none if there are no such."""
+    metrics = task.metrics
     with suppress(ValidationError, StaytunedError):
-        return [metric.name for metric in task(task.Options.model_validate(options)).metrics]
-    return []
+        metrics = task(task.Options.model_validate(options)).metrics
+    return [metric.name for metric in metrics] if isinstance(metrics, tuple) else []
 
 
 def _against_metrics(names: list[str], of_metrics: dict[str, Any]) -> list[str]:

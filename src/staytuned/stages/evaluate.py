@@ -144,7 +144,8 @@ def compare(task: Task, said: dict[str, list[Any]], frame: pandas.DataFrame, opt
     comparisons = {
         other: {
             metric.name: _difference(
-                *(models[name]["metrics"][metric.name] for name in ("candidate", other)),
+                models["candidate"]["metrics"][metric.name],
+                models[other]["metrics"][metric.name],
                 draws["candidate"][metric.name] - draws[other][metric.name],
                 count,
                 options,
