@@ -128,7 +128,7 @@ def _with_task(model: type[T], raw: Any) -> tuple[type[T], list[str]]:
 
 
 def _metrics(task: Any, options: Any) -> list[str]:
-    """Names of the task's metrics under these options or, where those are wrong, under any; none if there are no such."""
+    """Names of the task's metrics under these options or, where those are wrong, under any."""
     metrics = task.metrics
     with suppress(ValidationError, StaytunedError):
         metrics = task(task.Options.model_validate(options)).metrics
