@@ -75,7 +75,9 @@ CASES = [
     ({"gate.margin": GONE}, "gate.margin: is missing; add it"),
     ({"gate.margins": GONE}, "gate.margins: is missing; add it"),
     ({"gate.classes": GONE}, "gate.classes: is missing; add it"),
-    ({"gate.sources": GONE}, "gate.sources: is missing; add it"),
+    ({"gate.sources": GONE}, "gate.sources: is missing; add it, as `staytuned init DIR` writes it"),
+    ({"gate": GONE}, "gate: is missing; add it"),  # and nothing of the task, whose options are known all the same
+    ({"ingest": GONE}, "ingest: is missing; add it"),
     ({"validate": GONE}, "validate: is missing; add it"),
     # types: nothing is converted in silence
     ({"train.epochs": 2.5}, "train.epochs: is 2.5; should be a valid integer"),

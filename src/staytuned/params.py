@@ -97,27 +97,27 @@ def _with_task(model: type[T], raw: Any) -> tuple[type[T], list[str]]:
     """
     try:
         task = task_class(raw["task"]["name"])
-        columns, gate = raw["ingest"]["columns"], raw["gate"]
-        of_metrics = {f"gate.{key}": gate.get(key, {}) for key in ("bounds", "margins")}
-        of_metrics["gate.sources.bounds"] = gate.get("sources", {}).get("bounds", {})
     except MissingError as error:
         return create_model(model.__name__, __base__=model, task=(Any, ...)), [f"  task.name: {error}"]
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError):
         return model, []  # a key is missing, which is said elsewhere
     found = []
     with suppress(KeyError, TypeError, AttributeError):
         found += task.Options.contradictions(raw)
     with suppress(KeyError, TypeError, AttributeError):
         found += _against_training(task, raw["task"]["name"], raw["train"])
-    with suppress(TypeError, AttributeError):
-        unmapped = [name for name in task.columns if columns.get(name, "") is None]
+    with suppress(KeyError, TypeError, AttributeError):
+        unmapped = [name for name in task.columns if raw["ingest"]["columns"].get(name, "") is None]
         found += [
             f"ingest.columns.{name}: is null, but task.name {raw['task']['name']!r} needs it; name a column"
             for name in unmapped
         ]
+    with suppress(KeyError, TypeError, AttributeError):
+        of_metrics = {f"gate.{key}": raw["gate"].get(key, {}) for key in ("bounds", "margins")}
+        of_metrics["gate.sources.bounds"] = raw["gate"].get("sources", {}).get("bounds", {})
         found += _against_metrics(_metrics(task, raw["task"]), of_metrics)
     with suppress(KeyError, TypeError):
-        most, least = raw["evaluate"]["max_rows_per_source"], gate["sources"]["min_rows"]
+        most, least = raw["evaluate"]["max_rows_per_source"], raw["gate"]["sources"]["min_rows"]
         if most is not None and most < 2 * least:
             found.append(
                 f"evaluate.max_rows_per_source: is {most}, so that as few as half of them may judge, but "
@@ -195,7 +195,7 @@ def _say(model: type[BaseModel], item: Any) -> str:
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return f"  {key}: unknown key; {hint if known else 'take it out'}"
     if item["type"] == "missing":
-        return f"  {key}: is missing; add it"
+        return f"  {key}: is missing; add it, as `staytuned init DIR` writes it"
     if item["type"] == "value_error":
         return f"  {key}: {item['ctx']['error']}"
     value = "" if item["loc"][:1] == ("alerts",) else f"is {item['input']!r}; "  # an address may hold a secret

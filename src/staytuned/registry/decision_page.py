@@ -17,7 +17,8 @@ border-bottom:1px solid #ddd;text-align:right}th:first-child,td:first-child{text
 .small{color:#777;font-size:85%;white-space:nowrap}
 </style>
 <h1>{{ decision.outcome }}</h1>
-<p>{% if version %}Registered as version {{ version }}.{% else %}Nothing was registered; the champion stays.{% endif %}
+<p>{% if version %}Registered as version {{ version }}.{% else %}Nothing was registered; the champion, if any, stays.
+{%- endif %}
 Of the training, step {{ best.step }} (epoch {{ "%.1f" % best.epoch }}) was kept: validation score
 {{ "%.3f" % best.validation_score }}.{% if start %} The candidate is the mean of these weights and those of version
 {{ start.version }}, from which it went on, at {{ "%g" % share }} (<code>train.champion_share</code>).{% endif %}</p>
