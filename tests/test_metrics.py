@@ -249,6 +249,7 @@ def test_the_page_sets_each_class_beside_the_champion(tmp_path: Path) -> None:
     write_pages(space, report | {"behaviour": {}})
     page = " ".join((space.evaluation / "report.html").read_text().split())
     low, high = report["classes"][TASK.classes[0]]["champion"]["interval"]
+    assert "<th>accuracy<th>calibration error (less is better)</tr>" in page
     assert "F1 against champion</tr>" in page and page.count("F1 against") == 1
     assert f'<td>-0.333 <span class="range">{low:+.3f} to {high:+.3f}</span></tr>' in page
     assert '<td>-1.000 <span class="range">-1.000 to -1.000</span></tr>' in page

@@ -36,7 +36,8 @@ intervals, bootstrapped by group.</p>
 <span class="range">{{ "%.3f" % model.intervals[metric.name][0] }}–{{ "%.3f" % model.intervals[metric.name][1] }}</span>
 {% endfor %}</tr>{% endfor %}</table>
 <h2>Candidate against</h2>
-<table><tr><th>{% for metric in metrics %}<th>{{ metric.title }}{% endfor %}</tr>
+<table><tr><th>{% for metric in metrics %}<th>{{ metric.title }}
+{%- if not metric.higher_is_better %} (less is better){% endif %}{% endfor %}</tr>
 {% for name, pair in comparisons.items() %}<tr><td>{{ titles[name] }}{% for metric in metrics %}
 <td>{{ "%+.3f" % pair[metric.name].difference }} <span class="range">{{ "%+.3f" % pair[metric.name].interval[0] }} to
 {{ "%+.3f" % pair[metric.name].interval[1] }}</span>{% endfor %}</tr>{% endfor %}</table>
