@@ -62,7 +62,7 @@ def test_metrics_and_tables_counted_by_hand() -> None:
 
 
 def test_metrics_of_many_sums_are_those_of_each() -> None:
-    sums = numpy.random.default_rng(0).integers(0, 9, (4, 5, 6))
+    sums = numpy.random.default_rng(0).integers(0, 9, (4, 5, 3 * len(TYPES)))
     together = task_of().measure(sums)
     for place in numpy.ndindex(4, 5):
         assert {name: values[place] for name, values in together.items()} == task_of().measure(sums[place])

@@ -218,12 +218,13 @@ class Task(ABC):
 
     @property
     def counted(self) -> list[str]:
-        """Classes that ``counts`` tells apart; empty where there are none."""
+        """Classes that are told apart; empty where there are none. Statistics begin with ``counts`` of these."""
         return []
 
     def counts(self, sums: numpy.ndarray) -> numpy.ndarray:
         """Of each of ``counted`` hits, predicted and actual, shape (..., 3, classes), from sums of statistics."""
-        return numpy.empty((*sums.shape[:-1], 3, 0))
+        classes = len(self.counted)
+        return sums[..., : 3 * classes].reshape(*sums.shape[:-1], 3, classes)
 
     def details(self, frame: pandas.DataFrame, predictions: list[Any]) -> dict[str, Any]:
         """For the report: ``per_class`` {class: {column: value}}, ``confusion`` {labels, counts, of: rows or words}."""

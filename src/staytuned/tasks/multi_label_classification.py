@@ -168,10 +168,6 @@ class MultiLabelClassification(Task):
         labels: list[str] = self.options.labels
         return labels
 
-    def counts(self, sums: numpy.ndarray) -> numpy.ndarray:
-        """Of each label hits, predicted and actual."""
-        return sums[..., :-2].reshape(*sums.shape[:-1], 3, -1)
-
 
 def _as_list(label: str) -> str:
     parts = [part.strip() for part in label.split(BETWEEN)]

@@ -184,10 +184,6 @@ class RelationExtraction(TextClassification):
         """The relations, but for the negative."""
         return self.relations
 
-    def counts(self, sums: numpy.ndarray) -> numpy.ndarray:
-        """Of each relation hits, predicted and actual."""
-        return sums[..., :-2].reshape(*sums.shape[:-1], 3, -1)
-
 
 def nearest(length: int, markers: numpy.ndarray, before: int, after: int, room: int) -> numpy.ndarray:
     """Which tokens of a text are kept, as their places in order: all, where there is room.

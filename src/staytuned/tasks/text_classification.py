@@ -227,10 +227,6 @@ class TextClassification(Task):
         """The labels."""
         return self.classes
 
-    def counts(self, sums: numpy.ndarray) -> numpy.ndarray:
-        """Of each label hits, predicted and actual."""
-        return sums[..., : -2 * BINS].reshape(*sums.shape[:-1], 3, -1)
-
     def details(self, frame: pandas.DataFrame, predictions: list[Any]) -> dict[str, Any]:
         """Precision, recall and F1 of each class; how often each class was taken for each other."""
         count = len(self.classes)

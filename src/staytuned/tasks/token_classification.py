@@ -245,10 +245,6 @@ class TokenClassification(Task):
         types: list[str] = self.options.types
         return types
 
-    def counts(self, sums: numpy.ndarray) -> numpy.ndarray:
-        """Of each type the entities hit, predicted and actual."""
-        return sums.reshape(*sums.shape[:-1], 3, -1)
-
     def details(self, frame: pandas.DataFrame, predictions: list[Any]) -> dict[str, Any]:
         """Precision, recall and F1 of each type; how often words of each type, or of none, were taken for another."""
         size = len(self.options.types) + 1
